@@ -102,6 +102,23 @@ class Host(nn.Module):
         finally:
             self._on = before
 
+    @contextlib.contextmanager
+    def head_only_at(self, places: Tensor) -> Iterator[None]:
+        """Inside this block a language model's head is applied only at these places: its logits are (places, vocabulary).
+
+        Args:
+            places: mask over (rows, length) of the head's input.
+        """
+
+        def select(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (inputs[0][places], *inputs[1:])
+
+        handle = self.model.get_output_embeddings().register_forward_pre_hook(select)
+        try:
+            yield
+        finally:
+            handle.remove()
+
     def forward(self, **batch: Any) -> Any:
         """The model's output for a batch, with everything that is attached."""
         return self.model(**batch)

@@ -1,0 +1,1 @@
+"""The engine: one loop for every technique, and what it stands on."""

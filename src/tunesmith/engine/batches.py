@@ -1,0 +1,54 @@
+"""Which rows go into which optimizer step, and how a step is cut into micro-batches that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+WINDOW = 64
+"""Steps whose rows are sorted by length together: long enough that little is padded, short enough to stay random."""
+
+
+def epoch_steps(lengths: np.ndarray, rows: int, *, seed: int, epoch: int) -> list[np.ndarray]:
+    """The rows of each optimizer step of one epoch, every row once, rows of like length together.
+
+    The order depends on nothing but the seed and the epoch, so that a resumed run finds its place again.
+
+    Args:
+        lengths: tokens of each row, shape (n,).
+        rows: rows of one step; the last step of the epoch has what is left.
+        seed: the run's seed.
+        epoch: number of the epoch, from 0.
+
+    Returns:
+        Arrays of indices, in the order of the steps.
+    """
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(lengths))
+    full = len(order) - len(order) % rows
+    steps: list[np.ndarray] = []
+    for start in range(0, full, rows * WINDOW):
+        window = order[start : min(start + rows * WINDOW, full)]
+        ranked = window[np.argsort(lengths[window], kind="stable")]
+        cut = ranked.reshape(-1, rows)
+        steps.extend(cut[random.permutation(len(cut))])
+    if full < len(order):
+        steps.append(order[full:])
+    return steps
+
+
+def micro_batches(indices: np.ndarray, lengths: np.ndarray, tokens: int) -> Iterator[np.ndarray]:
+    """Cut a step's rows into groups that hold at most ``tokens`` tokens, padding counted; one row always fits.
+
+    Args:
+        indices: the rows of the step.
+        lengths: tokens of every row of the data.
+        tokens: the token budget of one micro-batch.
+    """
+    ranked = indices[np.argsort(-lengths[indices], kind="stable")]
+    start = 0
+    while start < len(ranked):
+        count = max(1, tokens // max(1, int(lengths[ranked[start]])))
+        yield ranked[start : start + count]
+        start += count

@@ -1,0 +1,54 @@
+"""Does everything that should learn learn? Watches the first steps of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+WATCHED = 10
+"""Steps that are watched: enough for a tensor whose gradient is zero at birth (LoRA's ``A``) to get one."""
+
+
+class Watch:
+    """Follows every trainable tensor over the first steps: a finite gradient, other than zero, and a change of value.
+
+    Args:
+        trainable: name -> tensor.
+    """
+
+    def __init__(self, trainable: Mapping[str, nn.Parameter]):
+        self._trainable = trainable
+        self._before = {name: _fingerprint(p) for name, p in trainable.items()}
+        self._without_gradient = set(trainable)
+
+    def see_gradients(self) -> list[str]:
+        """Take note of the gradients before a step; returns the names of tensors whose gradient is not finite."""
+        broken = []
+        for name, parameter in self._trainable.items():
+            if parameter.grad is None:
+                continue
+            largest = float(parameter.grad.abs().max())
+            if not largest < float("inf"):
+                broken.append(name)
+            elif largest > 0:
+                self._without_gradient.discard(name)
+        return broken
+
+    def asleep(self) -> dict[str, str]:
+        """Name -> why, for each tensor that has not learned so far."""
+        found = {}
+        for name, parameter in self._trainable.items():
+            if name in self._without_gradient:
+                found[name] = "no gradient"
+            elif torch.equal(self._before[name], _fingerprint(parameter)):
+                found[name] = "a gradient, but no change"
+        return found
+
+
+def _fingerprint(parameter: nn.Parameter) -> Tensor:
+    """Two sums that a change of any entry changes, so that no copy of the tensor has to be kept."""
+    values = parameter.detach().double().flatten()
+    ramp = torch.linspace(1, 2, len(values), dtype=torch.float64, device=values.device)
+    return torch.stack([values.sum(), values @ ramp])

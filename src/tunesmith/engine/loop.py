@@ -1,0 +1,366 @@
+"""THE loop: every technique is trained by it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import RunError
+from ..gradients import Gradient
+from ..host import Host
+from ..losses import Loss
+from ..optimizers import Stepper, Transform
+from ..schedules import Schedule
+from . import checkpoint
+from .batches import epoch_steps, micro_batches
+from .health import WATCHED, Watch
+from .memory import is_out_of_memory, peak_bytes
+from .precision import arithmetic
+from .step import Step, count_units
+
+
+class Rows(Protocol):
+    """Encoded rows: ready for the model, on disk."""
+
+    lengths: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: np.ndarray) -> list[dict[str, Any]]: ...
+
+    def where(self, index: int) -> str: ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a run ends: at the first limit that it meets.
+
+    Attributes:
+        epochs: passes over the training rows.
+        steps: optimizer steps.
+        minutes: wall time of training.
+        rows: training rows seen, counted once each time.
+        patience: validations in a row without a lower loss; the best weights are kept then.
+    """
+
+    epochs: float | None = 3.0
+    steps: int | None = None
+    minutes: float | None = None
+    rows: int | None = None
+    patience: int | None = None
+
+    def total_steps(self, rows: int, rows_per_step: int) -> float:
+        """Steps that the counted limits allow; infinite when only time is limited."""
+        limits = [math.inf]
+        if self.epochs is not None:
+            limits.append(max(1, round(self.epochs * math.ceil(rows / rows_per_step))))
+        if self.steps is not None:
+            limits.append(self.steps)
+        if self.rows is not None:
+            limits.append(math.ceil(self.rows / rows_per_step))
+        return min(limits)
+
+
+@dataclass
+class Work:
+    """What the loop needs of a run.
+
+    Attributes:
+        host: the model with its parts; what trains is chosen already.
+        rows: the encoded training rows.
+        collate: makes a batch of tensors from encoded rows.
+        head: kind of the model's head (see `Step`).
+        losses: the terms of what is asked; they add up with their weights.
+        gradient: how the gradient is got.
+        transforms: rules that change the gradients, in order.
+        stepper: the rule that moves the weights.
+        schedule: the learning rate over the run.
+        budget: when the run ends.
+        rows_per_step: rows of one optimizer step, the effective batch.
+        tokens: most tokens in one micro-batch, padding counted.
+        dtype: precision of matrix products.
+        seed: every random choice comes from it.
+        folder: where checkpoints go; None writes none.
+        save_minutes: wall time between checkpoints.
+        save_steps: steps between checkpoints, on top.
+        validate: gives the loss on held-out rows; None validates never.
+        validations: validations in each epoch.
+    """
+
+    host: Host
+    rows: Rows
+    collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]]
+    head: str
+    losses: Sequence[Loss]
+    gradient: Gradient
+    transforms: Sequence[Transform]
+    stepper: Stepper
+    schedule: Schedule
+    budget: Budget
+    rows_per_step: int = 32
+    tokens: int = 4096
+    dtype: torch.dtype = torch.float32
+    seed: int = 0
+    folder: Path | None = None
+    save_minutes: float = 5.0
+    save_steps: int | None = None
+    validate: Callable[[], float] | None = None
+    validations: int = 1
+
+
+@dataclass
+class State:
+    """What changes while the loop runs, the weights and the optimizer's state apart; a checkpoint holds it whole."""
+
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    units: int = 0
+    rows: int = 0
+    micro_tokens: int = 0
+    best_loss: float = math.inf
+    best_step: int = -1
+    waited: int = 0
+    stopped: str = ""
+    asleep: dict[str, str] = field(default_factory=dict)
+
+
+class Loop:
+    """The loop over optimizer steps. Iterating it trains; each step, validation, save and warning is an event.
+
+    Args:
+        work: what to do.
+        device: where the model is.
+
+    Raises:
+        RunError: the loss or a gradient is not finite, no tensor learns, or one row alone does not fit in memory.
+    """
+
+    def __init__(self, work: Work, device: torch.device | None = None):
+        self.work = work
+        self.device = device or next(work.host.parameters()).device
+        self.parameters = work.host.trainable()
+        self.optimizer = work.stepper.build(self._groups())
+        self.state = State(micro_tokens=work.tokens)
+        self.total_steps = work.budget.total_steps(len(work.rows), work.rows_per_step)
+        self.interrupt: int | None = None
+        self._best: dict[str, Tensor] = {}
+        self._saved_at = 0.0
+
+    # ------------------------------------------------------------------ the loop
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        watch = Watch(self.parameters) if self.state.step < WATCHED else None
+        self.work.host.train()
+        start = time.perf_counter() - self.state.seconds
+        for indices in self._remaining_steps():
+            event = self._step(indices, watch)
+            self.state.seconds = time.perf_counter() - start
+            yield {"event": "step", **event, "seconds": self.state.seconds, "memory": peak_bytes(self.device)}
+            if watch and self.state.step in (1, WATCHED):
+                yield from self._report_sleepers(watch)
+            if self._validation_due():
+                yield self._validate()
+            self.state.stopped = self._why_stop()
+            if self._save_due():
+                yield self._save()
+            if self.state.stopped:
+                break
+        self._finish()
+        yield {"event": "end", **asdict(self.state)}
+
+    def _remaining_steps(self) -> Iterator[np.ndarray]:
+        """The rows of every step from here on, epoch after epoch; a resumed run goes on where it was."""
+        per_epoch = math.ceil(len(self.work.rows) / self.work.rows_per_step)
+        first, done = divmod(self.state.step, per_epoch)
+        for epoch in itertools.count(first):
+            if self.state.stopped:
+                return
+            steps = epoch_steps(self.work.rows.lengths, self.work.rows_per_step, seed=self.work.seed, epoch=epoch)
+            yield from steps[done if epoch == first else 0 :]
+
+    def _step(self, indices: np.ndarray, watch: Watch | None) -> dict[str, Any]:
+        torch.manual_seed(hash((self.work.seed, self.state.step)) % 2**63)
+        rate = self._set_rate()
+        loss, units, tokens = self._gradient(indices)
+        value = float(loss)
+        if not math.isfinite(value):
+            raise RunError(self._blame(indices, value))
+        broken = watch.see_gradients() if watch else []
+        if broken:
+            raise RunError(f"step {self.state.step + 1}: the gradient of {broken[0]} is not finite (loss {value:.4g})")
+        figures: dict[str, Any] = {}
+        for transform in self.work.transforms:
+            figures |= {k: float(v) for k, v in transform(list(self.parameters.values())).items()}
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.state.step += 1
+        self.state.rows += len(indices)
+        self.state.tokens += tokens
+        self.state.units += units
+        return {
+            "step": self.state.step, "loss": value, "rate": rate, "rows": len(indices), "tokens": tokens,
+            "units": units, **figures,
+        }  # fmt: skip
+
+    # ------------------------------------------------------------------ one step's gradient
+
+    def _gradient(self, indices: np.ndarray) -> tuple[Tensor, int, int]:
+        """Fill the gradients for a step's rows; when memory runs out, again in smaller micro-batches."""
+        while True:
+            try:
+                batches = [
+                    self.work.collate(self.work.rows.take(group))
+                    for group in micro_batches(indices, self.work.rows.lengths, self.state.micro_tokens)
+                ]
+                units = sum(count_units(b["labels"], self.work.head) for b in batches)
+                losses = [self._closure(batch, units) for batch in batches]
+                loss = self.work.gradient(losses, list(self.parameters.values()))
+                return loss, units, int(self.work.rows.lengths[indices].sum())
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._shrink(indices)
+
+    def _closure(self, batch: dict[str, Tensor], units: int) -> Callable[[], Tensor]:
+        """The share of one micro-batch in the mean over the step's supervised units."""
+
+        def loss() -> Tensor:
+            moved = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
+            with arithmetic(self.work.dtype, self.device):
+                step = Step(self.work.host, moved, self.work.head)
+                terms = [term.weight * term(step) for term in self.work.losses]
+                return torch.stack(terms).sum() * (step.units / max(1, units))
+
+        return loss
+
+    def _shrink(self, indices: np.ndarray) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        longest = int(self.work.rows.lengths[indices].max())
+        if self.state.micro_tokens <= longest:
+            raise RunError(
+                f"step {self.state.step + 1}: memory does not hold a single row of {longest} tokens; "
+                "lower length.max, choose a smaller base, or train fewer weights"
+            )
+        self.state.micro_tokens = max(longest, min(self.state.micro_tokens, longest * len(indices)) // 2)
+
+    def _blame(self, indices: np.ndarray, value: float) -> str:
+        """The message for a loss that is not finite, with the rows that make it so."""
+        culprits = []
+        for index in indices:
+            batch = self.work.collate(self.work.rows.take(np.array([index])))
+            with torch.no_grad():
+                if not math.isfinite(float(self._closure(batch, count_units(batch["labels"], self.work.head))())):
+                    culprits.append(self.work.rows.where(int(index)))
+        named = ", ".join(culprits[:5]) or ", ".join(self.work.rows.where(int(i)) for i in indices[:5])
+        return f"step {self.state.step + 1}: the loss is {value}; it comes from {named}; lower the rate or mend the rows"
+
+    # ------------------------------------------------------------------ rates
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Parameters in two groups: matrices, which decay, and biases and gains, which do not."""
+        matrices = [p for p in self.parameters.values() if p.ndim > 1]
+        others = [p for p in self.parameters.values() if p.ndim <= 1]
+        return [{"params": g, "decays": d} for g, d in ((matrices, True), (others, False)) if g]
+
+    def _set_rate(self) -> float:
+        rate = self.work.stepper.lr * self.work.schedule(self._progress())
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _progress(self) -> float:
+        """Share of the budget that lies behind the middle of the coming step, 0 to 1."""
+        shares = [(self.state.step + 0.5) / self.total_steps]
+        if self.work.budget.minutes is not None:
+            steps = max(1, self.state.step)
+            shares.append(self.state.seconds * (steps + 0.5) / steps / (60 * self.work.budget.minutes))
+        return min(1.0, max(shares))
+
+    # ------------------------------------------------------------------ stopping, validating, saving
+
+    def _why_stop(self) -> str:
+        budget = self.work.budget
+        if self.interrupt is not None:
+            return "interrupted"
+        if self.state.step >= self.total_steps:
+            return "budget"
+        if budget.minutes is not None and self.state.seconds >= 60 * budget.minutes:
+            return "minutes"
+        if budget.patience is not None and self.state.waited >= budget.patience:
+            return "patience"
+        return ""
+
+    def _validation_due(self) -> bool:
+        if self.work.validate is None or self.interrupt is not None:
+            return False
+        per_epoch = math.ceil(len(self.work.rows) / self.work.rows_per_step)
+        every = max(1, per_epoch // self.work.validations)
+        return self.state.step % every == 0 or self.state.step >= self.total_steps
+
+    def _validate(self) -> dict[str, Any]:
+        assert self.work.validate is not None
+        self.work.host.eval()
+        loss = self.work.validate()
+        self.work.host.train()
+        if loss < self.state.best_loss:
+            self.state.best_loss, self.state.best_step, self.state.waited = loss, self.state.step, 0
+            if self.work.budget.patience is not None:
+                self._best = {name: tensor.clone() for name, tensor in self.work.host.state().items()}
+        else:
+            self.state.waited += 1
+        return {"event": "validation", "step": self.state.step, "loss": loss, "best": self.state.best_loss}
+
+    def _report_sleepers(self, watch: Watch) -> Iterator[dict[str, Any]]:
+        """After the first and the last watched step: which trainable tensors have not learned."""
+        asleep = watch.asleep()
+        if len(asleep) == len(self.parameters):
+            name, why = next(iter(asleep.items()))
+            raise RunError(f"after {self.state.step} steps nothing has learned: {name} got {why}")
+        if self.state.step == WATCHED:
+            self.state.asleep = asleep
+        yield {"event": "health", "step": self.state.step, "tensors": len(self.parameters), "asleep": asleep}
+
+    def _save_due(self) -> bool:
+        if self.work.folder is None:
+            return False
+        by_steps = self.work.save_steps is not None and self.state.step % self.work.save_steps == 0
+        by_time = self.state.seconds - self._saved_at >= 60 * self.work.save_minutes
+        return by_steps or by_time or self.state.stopped == "interrupted"
+
+    def _save(self) -> dict[str, Any]:
+        assert self.work.folder is not None
+        tensors = {**self.work.host.state(), **{f"best.{k}": v for k, v in self._best.items()}}
+        path = checkpoint.save(self.work.folder, self.state.step, tensors, self.optimizer, asdict(self.state))
+        self._saved_at = self.state.seconds
+        return {"event": "save", "step": self.state.step, "path": str(path)}
+
+    def resume(self) -> bool:
+        """Take up the newest checkpoint of the folder; False when there is none."""
+        path = checkpoint.newest(self.work.folder) if self.work.folder else None
+        if path is None:
+            return False
+        tensors, facts = checkpoint.load(path, self.optimizer)
+        self.work.host.load({k: v for k, v in tensors.items() if not k.startswith("best.")})
+        self._best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
+        known: Mapping[str, Any] = {k: v for k, v in facts.items() if k in State.__dataclass_fields__}
+        self.state = State(**{**known, "stopped": ""})
+        self._saved_at = self.state.seconds
+        return True
+
+    def _finish(self) -> None:
+        """With early stopping the best weights are the result."""
+        if self._best and self.state.stopped != "interrupted":
+            self.work.host.load(self._best)
+        self.work.host.eval()
