@@ -1,0 +1,292 @@
+"""The recipe: base, task, rows, parts and budget. As YAML, as command-line options, as Python: the same thing.
+
+Checking a recipe imports no model library; every error is one line that names the option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from . import parts
+from .errors import InputError, unknown
+from .parts import Chosen
+from .settings import Count, Positive, Share, Whole
+
+
+def choose(kind: str, value: Any, *, where: str | None = None) -> Chosen:
+    """A part from any form that a recipe may give it: a name, ``{name: {setting: value}}``, or a chosen part.
+
+    Raises:
+        InputError: no such part or setting, or a value that does not fit.
+    """
+    where = where or kind
+    if isinstance(value, Chosen):
+        if value.kind != kind:
+            raise InputError(f"{value.name} is a part of kind {value.kind}", where=where, expected=f"kind {kind}")
+        return value
+    if isinstance(value, str):
+        return parts.find(kind, value, where=where).choose()
+    if isinstance(value, Mapping) and len(value) == 1:
+        name, settings = next(iter(value.items()))
+        if not isinstance(settings, Mapping | None):
+            raise InputError(f"{settings!r} is not a set of settings", where=f"{where}.{name}", expected="key: value")
+        return parts.find(kind, str(name), where=where).choose(settings or {}, where=f"{where}.{name}")
+    raise InputError(f"{value!r} names no {kind}", where=where, expected=f"a name or {{name: {{setting: value}}}}")
+
+
+def _one(kind: str) -> Any:
+    return BeforeValidator(lambda value: None if value is None else choose(kind, value))
+
+
+def _several(kind: str) -> Any:
+    def read(value: Any) -> list[Chosen]:
+        if value is None:
+            return []
+        if isinstance(value, Mapping):
+            return [choose(kind, {name: settings}) for name, settings in value.items()]
+        single = not isinstance(value, Sequence) or isinstance(value, str)
+        return [choose(kind, item) for item in ([value] if single else value)]
+
+    return BeforeValidator(read)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, frozen=True)
+
+
+class RowsFrom(_Strict):
+    """Where the rows come from and how they are split."""
+
+    train: Any = Field(description="file, folder, packaged:NAME, hub:OWNER/NAME, or a table in Python")
+    validation: Any = Field(None, description="held-out rows for choosing; None splits them off")
+    test: Any = Field(None, description="held-out rows for the report; None splits them off")
+    validation_share: Share = Field(0.1, description="share of the rows for validation where no file is given")
+    test_share: Share = Field(0.2, description="share of the rows for the report where no file is given")
+    columns: dict[str, str] = Field({}, description="what a column is: {text: review, label: stars}")
+    group: str | None = Field(None, description="column whose values are never split between train and held-out rows")
+    limit: Count | None = Field(None, description="use only this many rows, drawn by the seed")
+
+
+class Ends(_Strict):
+    """When the run ends: at the first limit that it meets."""
+
+    epochs: Positive | None = Field(3.0, description="passes over the training rows")
+    steps: Count | None = Field(None, description="optimizer steps")
+    minutes: Positive | None = Field(None, description="wall time of training")
+    rows: Count | None = Field(None, description="training rows seen")
+    patience: Count | None = Field(None, description="validations in a row without a lower loss; keeps the best weights")
+
+
+class Batch(_Strict):
+    """How many rows make a step, and how much goes through the model at a time."""
+
+    rows: Count = Field(32, description="rows of one optimizer step: the effective batch")
+    tokens: Count = Field(4096, description="most tokens in one micro-batch; changes memory and speed, not the result")
+
+
+class Length(_Strict):
+    """What becomes of rows that are too long."""
+
+    max: Count | None = Field(None, description="most tokens of a row; None takes it from the rows and the base")
+    over: Literal["truncate", "drop", "stop"] | None = Field(
+        None, description="what to do with longer rows; None cuts inputs but stops before it cuts what is supervised"
+    )
+
+
+class Checks(_Strict):
+    """What is measured while and after training."""
+
+    validations: Count = Field(1, description="validations in each epoch")
+    rows: Count | None = Field(None, description="most test rows to score; None takes all")
+    generate: Whole = Field(50, description="test rows for which text is generated and scored (generate, chat)")
+    generate_tokens: Count = Field(64, description="most tokens to generate for each of them")
+
+
+class Saves(_Strict):
+    """When checkpoints are written."""
+
+    minutes: Positive = Field(5.0, description="wall time between checkpoints")
+    steps: Count | None = Field(None, description="also after so many steps")
+
+
+class Recipe(_Strict):
+    """Everything that defines a run. A complete recipe has every default written out."""
+
+    base: str | None = Field(None, description="alias, local folder, or hub id; None picks a packaged base")
+    revision: str | None = Field(None, description="revision of a hub id")
+    rows: Annotated[RowsFrom, BeforeValidator(lambda v: v if isinstance(v, Mapping | RowsFrom) else {"train": v})]
+    task: str | dict[str, Any] | None = Field(None, description="name of the task; None finds it in the columns")
+    adapter: Annotated[list[Chosen], _several("adapter")] = Field([], description="what is added; several are stacked")
+    mask: Annotated[Chosen | None, _one("mask")] = Field(None, description="which own weights move")
+    loss: Annotated[list[Chosen], _several("loss")] = Field([], description="terms that add up; none takes the task's")
+    gradient: Annotated[Chosen, _one("gradient")] = Field("backprop", validate_default=True)
+    optimizer: Annotated[list[Chosen], _several("optimizer")] = Field(
+        ["clip_norm", "adamw"], validate_default=True, description="a chain: transforms, then the rule that steps"
+    )
+    schedule: Annotated[Chosen, _one("schedule")] = Field("linear", validate_default=True)
+    budget: Ends = Ends()
+    batch: Batch = Batch()
+    length: Length = Length()
+    template: str | None = Field(None, description="file with a chat template (jinja); None takes the base's own")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")
+    checks: Checks = Checks()
+    save: Saves = Saves()
+    seed: Whole = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as a recipe file has them, every default written out."""
+        return {name: _plain(getattr(self, name)) for name in type(self).model_fields}
+
+    def to_yaml(self) -> str:
+        """The recipe as a file."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=100)
+
+    def updated(self, changes: Mapping[str, Any]) -> Recipe:
+        """A copy with other values; checked again."""
+        return make({**self.to_dict(), **changes})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Chosen):
+        return {name: _plain(settings) for name, settings in value.to_recipe().items()}
+    if isinstance(value, BaseModel):
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return f"<{type(value).__name__} in memory>"
+
+
+def make(values: Mapping[str, Any], *, where: object = None) -> Recipe:
+    """A checked recipe from plain values.
+
+    With neither adapter nor mask, LoRA is taken.
+
+    Raises:
+        InputError: an unknown option, a wrong type, a value out of bounds, parts that do not fit together.
+    """
+    values = dict(values)
+    if not values.get("adapter") and not values.get("mask"):
+        values["adapter"] = ["lora"]
+    if "rows" not in values:
+        raise InputError("rows are missing", where=where, expected="a file, e.g. rows: reviews.csv")
+    try:
+        recipe = Recipe(**values)
+    except ValidationError as error:
+        raise _explain(error, where) from None
+    _check_chain(recipe, where)
+    return recipe
+
+
+def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe in a YAML file, with dotted changes on top.
+
+    Paths of rows are taken from the folder that the command runs in.
+
+    Raises:
+        InputError: no such file, no valid YAML, no valid recipe.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=path) from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
+        problem = getattr(error, "problem", None) or "not valid YAML"
+        raise InputError(f"{problem}", where=f"{path} line {line}", expected="a YAML recipe") from None
+    if not isinstance(values, Mapping):
+        raise InputError("holds no recipe", where=path, expected="keys such as base, rows, task")
+    return make(override(values, changes or {}), where=path)
+
+
+def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with dotted changes: ``{"adapter.lora.rank": 16}``.
+
+    A part that is named in a change but not in the values is added with its defaults.
+
+    >>> override({"adapter": "lora"}, {"adapter.lora.rank": 16, "budget.steps": 5})
+    {'adapter': {'lora': {'rank': 16}}, 'budget': {'steps': 5}}
+    """
+    result = dict(values)
+    for dotted, value in changes.items():
+        head, *rest = dotted.split(".")
+        result[head] = _set(result.get(head), rest, value)
+    return result
+
+
+def _set(current: Any, path: list[str], value: Any) -> Any:
+    if not path:
+        return value
+    if isinstance(current, str):
+        current = {current: {}}
+    elif isinstance(current, list):
+        current = {k: v for item in current for k, v in (item.items() if isinstance(item, Mapping) else [(item, {})])}
+    current = dict(current or {})
+    current[path[0]] = _set(current.get(path[0]), path[1:], value)
+    return current
+
+
+def _check_chain(recipe: Recipe, where: object) -> None:
+    steppers = [c for c in recipe.optimizer if "lr" in c.settings]
+    if len(steppers) != 1 or recipe.optimizer[-1] is not steppers[0]:
+        names = ", ".join(c.name for c in recipe.optimizer) or "nothing"
+        raise InputError(
+            f"optimizer is the chain {names}", where=where, expected="transforms, then one rule that steps",
+            fix="for example [clip_norm, adamw]",
+        )  # fmt: skip
+    if all(value is None for value in (recipe.budget.epochs, recipe.budget.steps, recipe.budget.minutes,
+                                       recipe.budget.rows)):  # fmt: skip
+        raise InputError("budget has no end", where=where, expected="epochs, steps, minutes or rows")
+    if recipe.rows.validation_share + recipe.rows.test_share >= 1:
+        raise InputError(
+            "rows.validation_share and rows.test_share leave nothing to train on", where=where, expected="a sum below 1"
+        )
+
+
+def _explain(error: ValidationError, where: object) -> Exception:
+    """One line for the first thing that is wrong."""
+    first = error.errors()[0]
+    location = [str(step) for step in first["loc"] if not str(step).startswith("function-")]
+    option = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        fields: Any = Recipe
+        for step in location[:-1]:
+            fields = fields.model_fields[step].annotation
+        return unknown("option", option, [".".join([*location[:-1], n]) for n in fields.model_fields], where=where)
+    return InputError(f"{option} is {first['input']!r}: {first['msg']}", where=where)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a recipe, for help and schema."""
+
+    name: str
+    default: Any
+    help: str
+
+
+def options() -> list[Option]:
+    """Every option with its default and its line of help, dotted."""
+    found = []
+    for name, field in Recipe.model_fields.items():
+        if isinstance(field.default, _Strict):
+            inner = type(field.default).model_fields
+            found += [Option(f"{name}.{n}", f.default, f.description or "") for n, f in inner.items()]
+        else:
+            found.append(Option(name, field.default, field.description or ""))
+    return found
