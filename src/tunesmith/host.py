@@ -152,6 +152,14 @@ class Host(nn.Module):
             if parameter.requires_grad
         }
 
+    def by_module(self) -> dict[str, list[tuple[Site, nn.Module]]]:
+        """Path of each adapted module -> its sites and adapters, the lowest first."""
+        return {path: [(self._sites[k], self.adapters[k]) for k in keys] for path, keys in self._stacks.items()}
+
+    def name_of(self, adapter: nn.Module) -> str:
+        """The name of an attached adapter, as it stands in the names of its tensors."""
+        return next(key for key, value in self.adapters.items() if value is adapter).replace("/", ".")
+
     def weights(self) -> dict[str, Weight]:
         """Name -> description of each of the model's own tensors that train."""
         return {f"model.{w.name}": w for w in self.anatomy.weights if w.parameter.requires_grad}

@@ -80,7 +80,9 @@ class Ends(_Strict):
     steps: Count | None = Field(None, description="optimizer steps")
     minutes: Positive | None = Field(None, description="wall time of training")
     rows: Count | None = Field(None, description="training rows seen")
-    patience: Count | None = Field(None, description="validations in a row without a lower loss; keeps the best weights")
+    patience: Count | None = Field(
+        None, description="validations in a row without a lower loss; keeps the best weights"
+    )
 
 
 class Batch(_Strict):

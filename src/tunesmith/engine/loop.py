@@ -264,7 +264,9 @@ class Loop:
                 if not math.isfinite(float(self._closure(batch, count_units(batch["labels"], self.work.head))())):
                     culprits.append(self.work.rows.where(int(index)))
         named = ", ".join(culprits[:5]) or ", ".join(self.work.rows.where(int(i)) for i in indices[:5])
-        return f"step {self.state.step + 1}: the loss is {value}; it comes from {named}; lower the rate or mend the rows"
+        return (
+            f"step {self.state.step + 1}: the loss is {value}; it comes from {named}; lower the rate or mend the rows"
+        )
 
     # ------------------------------------------------------------------ rates
 

@@ -192,7 +192,7 @@ class Anatomy:
 
         Args:
             roles: names or patterns (``attention.*``, ``cross_attention.value``); ``linear`` is every linear layer
-                inside the layers, fused ones whole.
+                inside the layers, fused ones whole; the end of a module's path (``q_proj``) names it directly.
             layers: indices from 0, negative ones from the top; sites outside the layers are taken only by "all".
 
         Raises:
@@ -268,15 +268,15 @@ def _fused(site: Site, config: Any) -> Iterator[Site]:
     for name, size in sizes.items():
         role = f"{family}.{name}"
         rows = slice(start, start + size)
-        yield Site(
-            f"{site.path}:{name}", site.path, role, site.layer, site.stack, site.module, site.inputs, size, rows
-        )
+        yield Site(f"{site.path}:{name}", site.path, role, site.layer, site.stack, site.module, site.inputs, size, rows)
         start += size
 
 
 def _matches(role: str, site: Site) -> bool:
     if role == "linear":
         return site.rows is None and site.layer is not None and site.kind == "linear"
+    if site.rows is None and f".{site.path}".endswith(f".{role}"):
+        return True
     return fnmatch.fnmatchcase(site.role, role) and not (site.rows is not None and "*" in role)
 
 
