@@ -165,7 +165,10 @@ class Loop:
         for indices in self._remaining_steps():
             event = self._step(indices, watch)
             self.state.seconds = time.perf_counter() - start
-            yield {"event": "step", **event, "seconds": self.state.seconds, "memory": peak_bytes(self.device)}
+            yield {
+                "event": "step", **event, "seconds": self.state.seconds, "memory": peak_bytes(self.device),
+                "tokens_per_second": self.state.tokens / max(self.state.seconds, 1e-9), "progress": self._progress(),
+            }  # fmt: skip
             if watch and self.state.step in (1, WATCHED):
                 yield from self._report_sleepers(watch)
             if self._validation_due():
