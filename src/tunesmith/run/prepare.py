@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.detect import detect
-from ..data.encode import Encoded, encode
+from ..data.encode import Encoded, encode, suggest_length
 from ..data.reader import Reader
 from ..data.rows import Rows, read
 from ..data.split import drop_leaks, split
@@ -140,10 +140,14 @@ def make_reader(recipe: Recipe, base: BaseInfo, rows: Rows, task: Task, parted: 
             template = Path(recipe.template).read_text(encoding="utf-8")
         except OSError as error:
             raise InputError(f"cannot be read ({error.strerror})", where=recipe.template) from None
-    return Reader.for_rows(
-        base.tokenizer(), base.architecture, rows, parted.indices["train"], task, limit=base.max_length,
-        max_length=recipe.length.max, policy=recipe.length.over, template=template,
-    )  # fmt: skip
+    tokenizer, limit = base.tokenizer(), base.max_length
+    if recipe.length.max and recipe.length.max > limit:
+        raise InputError(
+            f"length.max is {recipe.length.max}", expected=f"at most {limit}, the most that {base.name} can read"
+        )
+    first = Reader(tokenizer, base.architecture, max_length=limit, template=template)
+    length = recipe.length.max or suggest_length(rows, parted.indices["train"], task, first, limit)
+    return Reader(tokenizer, base.architecture, max_length=length, policy=recipe.length.over, template=template)
 
 
 def pick_base(rows: Rows, task: Task) -> str:
