@@ -1,0 +1,261 @@
+"""The base that a run starts from: found by alias, folder or hub id, and loaded with the head that its task needs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, unknown
+from . import folder as folders
+from . import hub, packaged
+from .packaged import Architecture
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HEADS = {
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "causal-lm": "AutoModelForCausalLM",
+    "seq2seq-lm": "AutoModelForSeq2SeqLM",
+}
+
+
+@dataclass(frozen=True)
+class BaseInfo:
+    """A base on this machine, known from its files; nothing is loaded yet.
+
+    Attributes:
+        name: as the user gave it.
+        path: its folder.
+        revision: commit of a hub model, version of a packaged one; None for a folder.
+        model_type: as in its config.json.
+        architecture: ``encoder``, ``decoder`` or ``encoder-decoder``.
+        max_length: tokens that it takes at once; None if nothing limits them.
+        parameters: number of float weights stored.
+        licence: as stated by package or model card; None if none is.
+        config: its config.json.
+    """
+
+    name: str
+    path: Path
+    revision: str | None
+    model_type: str
+    architecture: Architecture
+    max_length: int | None
+    parameters: int
+    licence: str | None
+    config: dict[str, Any]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of the weights, computed on first use (about a second a gigabyte)."""
+        return folders.fingerprint(folders.weights_of(self.path))
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer, with its chat template where it has one.
+
+        Raises:
+            InputError: transformers cannot read it.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # whatever a tokenizer's own reader throws at a damaged file
+            raise InputError(f"the tokenizer cannot be read ({_first_line(error)})", where=self.path) from error
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and the names of its tensors that are not from the base: they start random and must be trained."""
+
+    model: PreTrainedModel
+    fresh: list[str]
+
+
+def resolve(base: str | os.PathLike[str], revision: str | None = None) -> BaseInfo:
+    """Find a base: the alias of a packaged one, a folder, or OWNER/NAME on the hub (at ``revision``, default main).
+
+    An alias wins over a folder of the same name: write ``./name`` for the folder.
+
+    Raises:
+        InputError: none of the three, a folder that tunesmith cannot use, no network, a revision where there is none.
+    """
+    name = os.fspath(base)
+    packed = {entry.alias: entry for entry in packaged.catalogue()}.get(name)
+    path = Path(name).expanduser()
+    is_hub = packed is None and not path.is_dir() and hub.is_id(name)
+    if packed and revision not in (None, packed.version):
+        raise InputError(f"revision {revision!r}", where=name, expected=packed.version, fix="leave the revision out")
+    if packed:
+        found = _read(packaged.fetch(name), name, packed.version, packed.architecture)
+        return replace(found, licence=packed.licence)
+    if is_hub:
+        downloaded = hub.download(name, revision)
+        return _read(downloaded, name, downloaded.name)
+    if not path.is_dir():
+        if path.exists():
+            raise InputError("is a file", where=name, expected="a model folder", fix="give the folder that holds it")
+        if name.startswith((".", "~", "/")) or len(path.parts) > 2 or path.is_absolute():
+            raise InputError("no such folder", where=name, expected="a model folder", fix="check the path")
+        aliases = [entry.alias for entry in packaged.catalogue()]
+        raise unknown("base", name, [*aliases, "FOLDER", "OWNER/NAME"])
+    if revision is not None:
+        raise InputError(f"revision {revision!r} of a folder", where=name, fix="a revision is for a hub model: leave it out")
+    return _read(path.resolve(), name, None)
+
+
+def load(
+    info: BaseInfo,
+    head: str,
+    *,
+    labels: Sequence[str] | None = None,
+    dtype: torch.dtype | str = "float32",
+    seed: int = 0,
+    problem: str | None = None,
+) -> Loaded:
+    """Load a base with a head: one of ``sequence-classification``, ``token-classification``, ``causal-lm``, ``seq2seq-lm``.
+
+    ``labels`` name the outputs of a classifier; without labels a sequence classifier predicts one number.
+    ``problem`` overrides transformers' ``problem_type``, e.g. ``multi_label_classification``. Weights that the base lacks
+    are drawn from ``seed``, whatever was drawn before. A head of the base is kept only if its labels are these.
+    A decoder without a padding token gets its end token's id as ``pad_token_id``; masks must go by position.
+
+    Raises:
+        InputError: unknown head, or one that this architecture cannot have.
+    """
+    import torch
+    import transformers
+
+    if head not in HEADS:
+        raise unknown("head", head, HEADS)
+    _check_head(info, head)
+    config = _configured(info, head, labels, problem)
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model, report = getattr(transformers, HEADS[head]).from_pretrained(
+                info.path, config=config, dtype=dtype, use_safetensors=True, local_files_only=True,
+                trust_remote_code=False, ignore_mismatched_sizes=True, output_loading_info=True,
+            )  # fmt: skip
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"cannot be loaded for {head} ({_first_line(error)})", where=info.path) from error
+        fresh = set(report["missing_keys"]) | {entry[0] for entry in report["mismatched_keys"]}
+        fresh |= _renew_foreign_head(model, info, labels, fresh)
+    _set_padding(model, info)
+    return Loaded(model, sorted(fresh))
+
+
+def _read(path: Path, name: str, revision: str | None, architecture: Architecture | None = None) -> BaseInfo:
+    config = folders.read_config(path)
+    return BaseInfo(
+        name=name,
+        path=path,
+        revision=revision,
+        model_type=config["model_type"],
+        architecture=architecture or folders.architecture_of(config),
+        max_length=folders.max_length_of(path, config),
+        parameters=folders.count_parameters(folders.weights_of(path)),
+        licence=folders.licence_of(path),
+        config=config,
+    )
+
+
+def _check_head(info: BaseInfo, head: str) -> None:
+    needed = {"causal-lm": "decoder", "seq2seq-lm": "encoder-decoder"}.get(head, info.architecture)
+    if info.architecture != needed:
+        raise InputError(
+            f"is an {info.architecture}" if info.architecture.startswith("e") else f"is a {info.architecture}",
+            where=info.name,
+            expected=f"an {needed} for {head}" if needed.startswith("e") else f"a {needed} for {head}",
+            fix="choose another base or another task",
+        )
+
+
+def _configured(info: BaseInfo, head: str, labels: Sequence[str] | None, problem: str | None) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(info.path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"config.json cannot be used ({_first_line(error)})", where=info.path) from error
+    if "classification" not in head:
+        return config
+    if labels is None and head == "token-classification":
+        raise InputError("a token classifier without labels", where=info.name, expected="labels")
+    names = ["LABEL_0"] if labels is None else list(labels)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {label: index for index, label in enumerate(names)}
+    if head == "sequence-classification":
+        config.problem_type = problem or ("regression" if labels is None else "single_label_classification")
+    _set_padding_id(config, info)
+    return config
+
+
+def _set_padding_id(config: Any, info: BaseInfo) -> None:
+    text = config.get_text_config()
+    if getattr(text, "pad_token_id", None) is not None:
+        return
+    end = text.eos_token_id
+    text.pad_token_id = info.tokenizer().pad_token_id
+    if text.pad_token_id is None:
+        text.pad_token_id = end[0] if isinstance(end, list) else end
+
+
+def _set_padding(model: PreTrainedModel, info: BaseInfo) -> None:
+    _set_padding_id(model.config, info)
+    if model.can_generate() and model.generation_config.pad_token_id is None:
+        model.generation_config.pad_token_id = model.config.get_text_config().pad_token_id
+
+
+def _renew_foreign_head(
+    model: PreTrainedModel, info: BaseInfo, labels: Sequence[str] | None, fresh: set[str]
+) -> set[str]:
+    """Draw the output layer anew where the base's head, of the same size, was for other labels."""
+    import torch
+
+    known = info.config.get("id2label")
+    old = [known[key] for key in sorted(known, key=int)] if known else None
+    if labels is None or old == list(labels):
+        return set()
+    std = getattr(model.config.get_text_config(), "initializer_range", 0.02)
+    renewed = set()
+    for name, module in model.named_modules():
+        inner = name.startswith(f"{model.base_model_prefix}.")
+        if inner or not isinstance(module, torch.nn.Linear) or module.out_features != len(labels):
+            continue
+        if f"{name}.weight" not in fresh:
+            torch.nn.init.normal_(module.weight, std=std)
+            renewed.add(f"{name}.weight")
+        if module.bias is not None and f"{name}.bias" not in fresh:
+            torch.nn.init.zeros_(module.bias)
+            renewed.add(f"{name}.bias")
+    return renewed
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers while it loads: what it would warn of is in `Loaded.fresh`."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""Converters: one format each, to a plain Hugging Face folder with safetensors."""

