@@ -65,7 +65,7 @@ class Reader:
         Too long ones are cut at their end, of a pair the longer one first.
         """
         pair = {"text_pair": list(seconds)} if seconds is not None else {}
-        whole = self.tokenizer(list(texts), **pair)
+        whole = self.tokenizer(list(texts), **pair, verbose=False)
         made = []
         for i, ids in enumerate(whole["input_ids"]):
             types = whole["token_type_ids"][i] if "token_type_ids" in whole else None
@@ -82,7 +82,7 @@ class Reader:
 
         Words are found by their place in the text, so every tokenizer reads them as it reads running text.
         """
-        joined = self.tokenizer([" ".join(s) for s in sentences], return_offsets_mapping=True)
+        joined = self.tokenizer([" ".join(s) for s in sentences], return_offsets_mapping=True, verbose=False)
         made = []
         for i, words in enumerate(sentences):
             text, ids = " ".join(words), joined["input_ids"][i]
@@ -236,7 +236,7 @@ class Reader:
         made = []
         begin, end = self._begin(), [self._end()]
         size = self.max_length - len(begin)
-        for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]:
+        for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]:
             closed = list(ids) + end
             pieces = [begin + closed[i : i + size] for i in range(0, len(closed), size)]
             made.append([Encoding(p, [IGNORED, *p[1:]], full=len(p)) for p in pieces if len(p) > 1])
@@ -249,7 +249,7 @@ class Reader:
     # ------------------------------------------------------------------ helpers
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
 
     def _begin(self) -> list[int]:
         """The beginning of text, where the tokenizer writes one by itself."""
