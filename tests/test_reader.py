@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tokens import TEMPLATES, bert, gpt
 
+from tokens import TEMPLATES, bert, gpt
 from tunesmith.data.reader import IGNORED, Reader
 from tunesmith.errors import InputError
 

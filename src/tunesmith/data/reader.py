@@ -258,7 +258,9 @@ class Reader:
 
     def _end(self) -> int:
         if self.tokenizer.eos_token_id is None:
-            raise InputError(f"{self.tokenizer.name_or_path}: the tokenizer has no end of text", expected="an eos_token")
+            raise InputError(
+                f"{self.tokenizer.name_or_path}: the tokenizer has no end of text", expected="an eos_token"
+            )
         return int(self.tokenizer.eos_token_id)
 
     def _fit(self, ids: list[int], labels: list[int]) -> Encoding:
@@ -292,10 +294,10 @@ def _first_subwords(
     seen: set[int] = set()
     first, index = [], []
     for start, stop in offsets:
-        word = next((owner[c] for c in range(start, stop) if c in owner and not text[c].isspace()), None)
-        fresh = word is not None and word not in seen
+        found = next((owner[c] for c in range(start, stop) if c in owner and not text[c].isspace()), None)
+        fresh = found is not None and found not in seen
         first.append(fresh)
-        if fresh and word is not None:
-            seen.add(word)
-            index.append(word)
+        if fresh and found is not None:
+            seen.add(found)
+            index.append(found)
     return first, index
