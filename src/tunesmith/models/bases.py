@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, unknown
 from . import folder as folders
 from . import hub, packaged
-from .packaged import Architecture
+from .catalogue import Architecture
 
 if TYPE_CHECKING:
     import torch

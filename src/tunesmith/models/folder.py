@@ -14,7 +14,7 @@ import yaml
 
 from ..errors import InputError
 from ..storage import hash_file
-from .packaged import Architecture
+from .catalogue import Architecture
 
 _TOKENIZERS = (
     "tokenizer.json", "tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model", "vocab.txt",
