@@ -287,13 +287,21 @@ class Reader:
             raise InputError(f"{self.tokenizer.name_or_path}: the tokenizer has no end of text", expected="an eos_token")
         return int(self.tokenizer.eos_token_id)
 
+    def shorten(self, prompt: Sequence[int], room: int) -> list[int]:
+        """A prompt of at most ``room`` ids: cut on its left, as in training, and begun as before."""
+        begin = self._begins(prompt)
+        return list(prompt) if len(prompt) <= room else [*begin, *prompt[len(prompt) - room + len(begin) :]]
+
+    def _begins(self, ids: Sequence[int]) -> list[int]:
+        return list(ids[:1]) if ids and ids[0] == self.tokenizer.bos_token_id else []
+
     def _fit(self, ids: list[int], labels: list[int]) -> Encoding:
         """Cut to the length: the prompt's left first, the answer's end only when nothing of the prompt is left."""
         full, over = len(ids), len(ids) - self.max_length
         if over <= 0:
             return Encoding(ids, labels, full=full)
         first = next((i for i, label in enumerate(labels) if label != IGNORED), 0)
-        begin = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
+        begin = self._begins(ids)
         left = min(over, max(0, first - len(begin) - 1))
         kept_ids = begin + ids[len(begin) + left :]
         kept_labels = [IGNORED] * len(begin) + labels[len(begin) + left :]
