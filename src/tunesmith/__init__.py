@@ -10,6 +10,7 @@ Every part is offered under its own name and with its own settings; nothing heav
 from __future__ import annotations
 
 import functools
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, RunError, TunesmithError
@@ -29,17 +30,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """The functions of the library, and every part by the name of its class."""
     if name in _API:
-        from .run import api
-
-        return getattr(api, name)
+        return getattr(importlib.import_module(".run.api", __name__), name)
     if name == "Run":
-        from .run.opened import Run
-
-        return Run
-    if not name.startswith("_"):
-        from . import parts
-
-        for part in parts.every():
+        return importlib.import_module(".run.opened", __name__).Run
+    if name[:1].isupper():
+        for part in importlib.import_module(".parts", __name__).every():
             if part.symbol == name:
                 return functools.partial(_choose, part)
     raise AttributeError(f"module 'tunesmith' has no attribute {name!r}")

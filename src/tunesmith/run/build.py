@@ -19,18 +19,34 @@ def device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def make_host(recipe: Recipe, base: BaseInfo, head: str, labels: list[str] | None, multi: bool = False) -> Host:
+def make_host(
+    recipe: Recipe,
+    base: BaseInfo,
+    head: str,
+    labels: list[str] | None,
+    *,
+    multi: bool = False,
+    trained: list[str] | None = None,
+) -> Host:
     """The base with its head, every adapter attached, and what trains chosen by the mask.
+
+    Args:
+        recipe: says which parts.
+        base: the base.
+        head: kind of the head.
+        labels: names of its outputs; None for one number.
+        multi: whether a row can have several labels.
+        trained: to open a run again: the own tensors that it trained, in place of the mask's choice.
 
     Raises:
         InputError: a part does not fit this base, or nothing would train.
     """
     loaded = load(base, head, labels=labels, seed=recipe.seed, problem=_problem(head, labels, multi))
-    host = Host(loaded.model, loaded.fresh)
+    host = Host(loaded.model, loaded.fresh if trained is None else trained)
     host.to(device())
     for number, adapter in enumerate(recipe.adapter):
         host.attach(adapter, seed=recipe.seed + number)
-    host.train_only(recipe.mask.build() if recipe.mask else None)
+    host.train_only(recipe.mask.build() if recipe.mask and trained is None else None)
     if not host.trainable():
         raise InputError("nothing would train", expected="an adapter or a mask")
     if recipe.gradient_checkpointing:

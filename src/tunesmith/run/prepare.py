@@ -140,7 +140,7 @@ def make_reader(recipe: Recipe, base: BaseInfo, rows: Rows, task: Task, parted: 
             template = Path(recipe.template).read_text(encoding="utf-8")
         except OSError as error:
             raise InputError(f"cannot be read ({error.strerror})", where=recipe.template) from None
-    tokenizer, limit = base.tokenizer(), base.max_length
+    tokenizer, limit = base.tokenizer(), base.max_length or 1024
     if recipe.length.max and recipe.length.max > limit:
         raise InputError(
             f"length.max is {recipe.length.max}", expected=f"at most {limit}, the most that {base.name} can read"
