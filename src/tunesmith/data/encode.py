@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +21,7 @@ from .tasks import Encoding, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION = 1
+VERSION = 2
 """Raised when encoding changes, so that an older one is not taken from the cache."""
 
 _CHUNK = 1000
@@ -31,13 +34,15 @@ class Encoded:
         lengths: tokens of each encoded row that count for batches, shape (n,).
         units: supervised units of each.
         rows: index of the original row of each; a long text can give several.
-        counts: how many original rows were cut, dropped, or lost supervised tokens.
+        counts: how many original rows were cut (``rows_cut``), dropped (``rows_dropped``) or lost supervised tokens
+            (``rows_that_lost_answers``), and how many of those (``answer_tokens_lost``).
+        key: name of the file in the cache.
     """
 
-    def __init__(self, table: pa.Table, source: Rows, per_token: bool):
+    def __init__(self, table: pa.Table, source: Rows, key: str):
         self._table = table
+        self.key = key
         self._source = source
-        self._per_token = per_token
         self.counts: dict[str, int] = {
             k.decode(): int(v) for k, v in (table.schema.metadata or {}).items() if not k.startswith(b"ARROW")
         }
@@ -70,48 +75,72 @@ class Encoded:
         return self._source[int(self.rows[int(index)])]
 
 
-def encode(rows: Rows, indices: np.ndarray, task: Task, reader: Reader) -> Encoded:
+def encode(rows: Rows, indices: np.ndarray, task: Task, reader: Reader, *, cache: Path | None = None) -> Encoded:
     """Encode rows, or open them where the same ones were encoded before.
 
     The key of the cache is made of everything that the result depends on: content, indices, task, tokenizer,
     template, length, policy.
 
+    Args:
+        rows: the rows.
+        indices: which of them, ascending, shape (n,).
+        task: what their columns mean.
+        reader: turns text into token ids.
+        cache: folder for the result; None takes ``encoded`` in tunesmith's cache.
+
     Raises:
         InputError: a row cannot be encoded, has nothing that is supervised, or is too long for the policy.
     """
-    parts = [VERSION, rows.fingerprint, indices.tolist(), task.describe(), reader.fingerprint, reader.architecture]
-    target = cache_home() / "encoded" / f"{hash_json(parts)[:40]}.arrow"
+    chosen = np.ascontiguousarray(indices, dtype=np.int64)
+    which = hashlib.sha256(chosen.tobytes()).hexdigest()
+    key = hash_json([VERSION, rows.fingerprint, which, task.describe(), reader.fingerprint])[:40]
+    target = (cache or cache_home() / "encoded") / f"{key}.arrow"
     if not target.exists():
-        _write(target, rows, indices, task, reader)
-    table = pa.ipc.open_file(pa.memory_map(str(target))).read_all()
-    return Encoded(table, rows, task.per_token)
+        _write(target, rows, chosen, task, reader)
+    return Encoded(pa.ipc.open_file(pa.memory_map(str(target))).read_all(), rows, key)
 
 
 def _write(target: Any, rows: Rows, indices: np.ndarray, task: Task, reader: Reader) -> None:
     """Stream the rows into a file, then settle what happened to long ones; the counts go into its footer."""
     tally = _Tally(rows, task, reader)
     schema = _schema(task)
-    with atomic_file(target, "wb") as file:
-        raw = target.with_name(f".{target.name}.raw-{id(tally)}")
-        try:
-            with pa.OSFile(str(raw), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-                for start in range(0, len(indices), _CHUNK):
-                    chosen = indices[start : start + _CHUNK]
-                    records = list(tally.keep(chosen, task.encode(_plain(rows, chosen), reader)))
-                    writer.write_batch(pa.RecordBatch.from_pylist(records, schema=schema))
-            tally.settle()
-            counted = schema.with_metadata({k: str(v) for k, v in tally.counts.items()})
-            with pa.memory_map(str(raw)) as source, pa.ipc.new_file(file, counted) as writer:
-                whole = pa.ipc.open_file(source)
-                for i in range(whole.num_record_batches):
-                    writer.write_batch(whole.get_batch(i).replace_schema_metadata(counted.metadata))
-        finally:
-            raw.unlink(missing_ok=True)
+    with atomic_file(target, "wb") as file, tempfile.TemporaryDirectory(dir=target.parent, prefix=".raw-") as folder:
+        raw = Path(folder) / "rows.arrow"
+        with pa.OSFile(str(raw), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for start in range(0, len(indices), _CHUNK):
+                chosen = indices[start : start + _CHUNK]
+                records = list(tally.keep(chosen, _encode(rows, chosen, task, reader)))
+                writer.write_batch(pa.RecordBatch.from_pylist(records, schema=schema))
+        tally.settle()
+        counted = schema.with_metadata({k: str(v) for k, v in tally.counts.items()})
+        with pa.memory_map(str(raw)) as source, pa.ipc.new_file(file, counted) as writer:
+            whole = pa.ipc.open_file(source)
+            for i in range(whole.num_record_batches):
+                writer.write_batch(whole.get_batch(i).replace_schema_metadata(counted.metadata))
 
 
-def _plain(rows: Rows, chosen: np.ndarray) -> list[dict[str, Any]]:
-    """Rows by slices, which touch nothing else of a memory-mapped table."""
-    return [rows[int(i)] for i in chosen]
+def _encode(rows: Rows, chosen: np.ndarray, task: Task, reader: Reader) -> list[list[Encoding]]:
+    """A task's encoding of these rows; an error names the row."""
+    plain = _plain(rows, chosen, task)
+    try:
+        return task.encode(plain, reader)
+    except InputError:
+        for index, row in zip(chosen, plain, strict=True):
+            try:
+                task.encode([row], reader)
+            except InputError as error:
+                raise InputError(error.found, where=rows.where(int(index)), expected=error.expected, fix=error.fix) from None
+        raise
+
+
+def _plain(rows: Rows, chosen: np.ndarray, task: Task) -> list[dict[str, Any]]:
+    """The task's columns of these rows, without touching more of the table than the window in which they lie."""
+    columns = [c for c in dict.fromkeys(task.columns.values()) if c in rows.columns]
+    table = rows.table.select(columns)
+    low, high = (int(chosen.min()), int(chosen.max())) if len(chosen) else (0, 0)
+    if high - low > 20 * len(chosen):
+        return [row for i in chosen for row in table.slice(int(i), 1).to_pylist()]
+    return table.slice(low, high - low + 1).take(pa.array(chosen - low)).to_pylist()
 
 
 class _Tally:
@@ -137,15 +166,18 @@ class _Tally:
             lost = sum(p.lost for p in pieces)
             self.counts["answer_tokens_lost"] += lost
             self.counts["rows_that_lost_answers"] += lost > 0
+            if not pieces:
+                raise InputError("has nothing to learn from", where=self.rows.where(int(row)), fix="mend the row")
             for piece in pieces:
                 yield self._record(int(row), piece)
 
     def _record(self, row: int, piece: Encoding) -> dict[str, Any]:
         units = sum(label != IGNORED for label in piece.labels) if self.task.per_token else 1
-        if units == 0:
+        if not units or not piece.input_ids:
             raise InputError(
-                "has nothing to learn from: no token of it is supervised", where=self.rows.where(row),
-                fix=f"raise the length above {self.reader.max_length}, or mend the row",
+                "has no token that this tokenizer knows" if not piece.input_ids else "has no supervised token",
+                where=self.rows.where(row),
+                fix=f"mend the row, or raise --length above {self.reader.max_length}" if piece.lost else "mend the row",
             )  # fmt: skip
         record = {"input_ids": piece.input_ids, "labels": piece.labels, "row": row, "units": units}
         record["length"] = len(piece.input_ids) + (len(piece.labels) if self._two_sides else 0)
@@ -224,7 +256,6 @@ def suggest_length(rows: Rows, indices: np.ndarray, task: Task, reader: Reader, 
     if task.name == "lm":
         return min(cap, 512)
     sample = indices[:: max(1, len(indices) // 2000)]
-    free = Reader(reader.tokenizer, reader.architecture, max_length=10**9, template=reader.template)
-    full = [max(p.full for p in pieces) for pieces in task.encode(_plain(rows, sample), free)]
+    full = [max((p.full for p in pieces), default=0) for pieces in _encode(rows, sample, task, reader.unlimited())]
     wanted = int(np.quantile(full, 0.995, method="higher"))
     return max(8, min(cap, -(-wanted // 8) * 8))

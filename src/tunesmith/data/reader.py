@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -10,7 +12,7 @@ from typing import Any, Literal
 
 from ..errors import InputError
 from .tasks import Encoding
-from .templates import PLAIN
+from .templates import plain
 
 Policy = Literal["truncate", "drop", "stop"]
 Message = Mapping[str, Any]
@@ -49,13 +51,23 @@ class Reader:
         self.max_length = max_length
         self.policy = policy
         self.has_template = bool(template or getattr(tokenizer, "chat_template", None))
-        self.template = template or getattr(tokenizer, "chat_template", None) or PLAIN
+        self.template = template or getattr(tokenizer, "chat_template", None) or plain(begin=bool(self._begin()))
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that changes token ids: vocabulary, template, length and policy."""
-        parts = [self.tokenizer.backend_tokenizer.to_str(), str(self.template), str(self.max_length), str(self.policy)]
-        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+        """A hash of all that changes token ids: tokenizer, template, length and policy."""
+        backend = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        for state in ("truncation", "padding"):  # what the last call left behind, not what the tokenizer is
+            backend.pop(state, None)
+        special = {k: str(v) for k, v in self.tokenizer.special_tokens_map.items()}
+        parts = [backend, special, self.architecture, self.template, self.has_template, self.max_length, self.policy]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def unlimited(self) -> Reader:
+        """The same reader without a limit to the length."""
+        free = copy.copy(self)
+        free.max_length = 10**9
+        return free
 
     # ------------------------------------------------------------------ texts and words
 
@@ -95,10 +107,9 @@ class Reader:
         return made
 
     def _cut_words(self, encoding: Encoding) -> None:
-        """Cut the end of a sentence but keep the closing special token."""
-        keep = self.max_length - 1
-        encoding.input_ids = [*encoding.input_ids[:keep], encoding.input_ids[-1]]
-        encoding.labels = [*encoding.labels[:keep], False]
+        closing = encoding.input_ids[-1] in self._special
+        encoding.input_ids = self._cut_end(encoding.input_ids)
+        encoding.labels = encoding.labels[: self.max_length - closing] + [False] * closing
         if encoding.token_type_ids is not None:
             encoding.token_type_ids = encoding.token_type_ids[: self.max_length]
         kept = sum(encoding.labels)
@@ -112,7 +123,7 @@ class Reader:
         if self._wraps(chat):
             return self.chat_prompt([{"role": "user", "content": text}])
         if self.architecture == "encoder-decoder":
-            return list(self.tokenizer(text)["input_ids"])[: self.max_length]
+            return self._cut_end(list(self.tokenizer(text, verbose=False)["input_ids"]))
         return self._begin() + self._ids(_separated(text, separator))
 
     def completion(self, prompt: str, answer: str, *, chat: bool = True, separator: str = "\n") -> Encoding:
@@ -126,13 +137,18 @@ class Reader:
         return self._fit(before + after, [IGNORED] * len(before) + after)
 
     def _two_sides(self, prompt: str, answer: str) -> Encoding:
-        before, after = list(self.tokenizer(prompt)["input_ids"]), self._ids(answer)
-        after = [*after, self._end()]
-        full = max(len(before), len(after))
+        before, after = list(self.tokenizer(prompt, verbose=False)["input_ids"]), [*self._ids(answer), self._end()]
         lost = max(0, len(after) - self.max_length)
-        if len(before) > self.max_length:
-            before = [*before[: self.max_length - 1], before[-1]]
-        return Encoding(before, after[: self.max_length], full=full, lost=lost)
+        return Encoding(
+            self._cut_end(before), after[: self.max_length], full=max(len(before), len(after)), lost=lost
+        )
+
+    def _cut_end(self, ids: list[int]) -> list[int]:
+        """Cut the end of a text, but keep the special token that closes it."""
+        if len(ids) <= self.max_length:
+            return ids
+        closing = ids[-1:] if ids[-1] in self._special else []
+        return ids[: self.max_length - len(closing)] + closing
 
     def _wraps(self, chat: bool) -> bool:
         return chat and self.has_template and self.architecture == "decoder"
@@ -161,36 +177,39 @@ class Reader:
     def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
         """The ids of a conversation up to where the assistant speaks."""
         text = self.chat_text(messages, ask=True)
-        return [i for piece in self._pieces(text, self._edges(messages, text)) for i in piece]
+        return [i for piece in self._pieces(text, _edges(self._spans(messages, text), text)) for i in piece]
 
     def chat(self, messages: Sequence[Message]) -> Encoding:
         """A conversation; what the assistant says is supervised, and the end of each of its turns.
 
         The spans are found by writing the conversation up to each turn, with the template itself, and so hold for any
-        template whose text for a beginning is the beginning of the text.
+        template whose text for a beginning is the beginning of the text. What follows the last answer is left out. Where
+        the template does not mark an answer's end, the end of text follows the last answer.
 
         Raises:
             InputError: the template writes a beginning in another way than the whole.
         """
+        last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
+        messages = messages[: last + 1]
         text = self.chat_text(messages)
         spans = self._spans(messages, text)
-        edges = self._edges(messages, text)
+        marked = self._ends(text, spans[-1])
+        if not marked:
+            text = text[: spans[-1][1]]
+        edges = _edges(spans, text)
         ids: list[int] = []
         labels: list[int] = []
         for start, piece in zip(edges, self._pieces(text, edges), strict=False):
             said = any(a <= start < b for a, b in spans)
             ids += piece
             labels += piece if said else [IGNORED] * len(piece)
-        if not self._ends(text, spans[-1]):
+        if not marked:
             ids.append(self._end())
             labels.append(self._end())
         return self._fit(ids, labels)
 
     def _spans(self, messages: Sequence[Message], text: str) -> list[tuple[int, int]]:
         return [self._span(messages, k, text) for k, m in enumerate(messages) if m["role"] == "assistant"]
-
-    def _edges(self, messages: Sequence[Message], text: str) -> list[int]:
-        return sorted({0, len(text), *(edge for span in self._spans(messages, text) for edge in span)})
 
     def _pieces(self, text: str, edges: Sequence[int]) -> list[list[int]]:
         """The ids of the text between the edges.
@@ -232,14 +251,21 @@ class Reader:
     # ------------------------------------------------------------------ plain text
 
     def documents(self, texts: Sequence[str]) -> list[list[Encoding]]:
-        """Plain texts in pieces of at most ``max_length`` tokens, each text closed by the end of text."""
+        """Plain texts in pieces of at most ``max_length`` tokens, each text closed by the end of text.
+
+        Every token is predicted once: a piece starts with the beginning of text or, where the tokenizer writes none, with
+        the last token of the piece before it.
+        """
         made = []
         begin, end = self._begin(), [self._end()]
-        size = self.max_length - len(begin)
         for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]:
             closed = list(ids) + end
-            pieces = [begin + closed[i : i + size] for i in range(0, len(closed), size)]
-            made.append([Encoding(p, [IGNORED, *p[1:]], full=len(p)) for p in pieces if len(p) > 1])
+            if begin:
+                size = self.max_length - len(begin)
+                pieces = [begin + closed[i : i + size] for i in range(0, len(closed), size)]
+            else:
+                pieces = [closed[i : i + self.max_length] for i in range(0, len(closed) - 1, self.max_length - 1)]
+            made.append([Encoding(p, [IGNORED, *p[1:]], full=len(p)) for p in pieces])
         return made
 
     def beginning(self, text: str) -> list[int]:
@@ -263,13 +289,21 @@ class Reader:
             )
         return int(self.tokenizer.eos_token_id)
 
+    def shorten(self, prompt: Sequence[int], room: int) -> list[int]:
+        """A prompt of at most ``room`` ids: cut on its left, as in training, and begun as before."""
+        begin = self._begins(prompt)
+        return list(prompt) if len(prompt) <= room else [*begin, *prompt[len(prompt) - room + len(begin) :]]
+
+    def _begins(self, ids: Sequence[int]) -> list[int]:
+        return list(ids[:1]) if ids and ids[0] == self.tokenizer.bos_token_id else []
+
     def _fit(self, ids: list[int], labels: list[int]) -> Encoding:
         """Cut to the length: the prompt's left first, the answer's end only when nothing of the prompt is left."""
         full, over = len(ids), len(ids) - self.max_length
         if over <= 0:
             return Encoding(ids, labels, full=full)
         first = next((i for i, label in enumerate(labels) if label != IGNORED), 0)
-        begin = self._begin() if ids[:1] == self._begin() else []
+        begin = self._begins(ids)
         left = min(over, max(0, first - len(begin) - 1))
         kept_ids = begin + ids[len(begin) + left :]
         kept_labels = [IGNORED] * len(begin) + labels[len(begin) + left :]
@@ -278,7 +312,13 @@ class Reader:
         return Encoding(kept_ids, kept_labels[: self.max_length], full=full, lost=lost)
 
 
+def _edges(spans: Sequence[tuple[int, int]], text: str) -> list[int]:
+    """Where the text is to be cut: at its ends, and where an answer begins or ends."""
+    return sorted({0, len(text), *(edge for span in spans for edge in span)})
+
+
 def _separated(text: str, separator: str) -> str:
+    """A prompt that ends in white space already says where the answer begins."""
     return text if text[-1:].isspace() else text + separator
 
 

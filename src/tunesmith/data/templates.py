@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-PLAIN = (
+_PLAIN = (
     "{% for message in messages %}"
     "{{ message['role'].capitalize() + ': ' }}{{ message['content'].strip() }}"
     "{{ eos_token if message['role'] == 'assistant' else '' }}{{ '\n' }}"
     "{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
-"""For a base without a template of its own: ``User: ...`` and ``Assistant: ...`` on lines of their own, with the end
-of text after each answer. It needs no token that the base does not know."""
+
+
+def plain(*, begin: bool) -> str:
+    """The template for a base without one of its own: ``User: ...`` and ``Assistant: ...`` on lines of their own.
+
+    The end of text follows each answer, and ``begin`` writes the beginning of text before all, as a tokenizer does that
+    adds one to every text. No token is needed that the base does not know.
+    """
+    return ("{{ bos_token }}" if begin else "") + _PLAIN

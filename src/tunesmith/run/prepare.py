@@ -68,7 +68,7 @@ def open_rows(recipe: Recipe) -> tuple[Rows, Task]:
         InputError: the file cannot be read, or its columns fit no task.
     """
     rows = read(recipe.rows.train)
-    return rows, detect(rows, task=recipe.task, columns=recipe.rows.columns or None)
+    return rows, detect(rows, task=recipe.task, columns=recipe.rows.columns or None, group=recipe.rows.group)
 
 
 def part(recipe: Recipe, rows: Rows, task: Task) -> Parted:

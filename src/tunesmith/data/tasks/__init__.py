@@ -75,9 +75,13 @@ class Task:
         self.labels = list(labels) if labels is not None else None
         self.settings = {**self.options, **(options or {})}
         self.notes = list(notes)
-        for name in options or {}:
+        for name, value in (options or {}).items():
             if name not in self.options:
                 raise unknown(f"setting of task {self.name}:", name, self.options)
+            kinds = self.options[name]
+            if value != kinds and not isinstance(value, bool if kinds is None else type(kinds)):
+                kind = "true or false" if kinds is None or isinstance(kinds, bool) else "text"
+                raise InputError(f"{value!r} does not fit", where=f"task.{self.name}.{name}", expected=kind)
 
     # ------------------------------------------------------------------ what every task has
 
@@ -131,9 +135,8 @@ class Task:
             value = row[column]
             if role not in self.optional and (value is None or (isinstance(value, float) and math.isnan(value))):
                 return f"column {column!r} is empty; expected a {role}; fill it in or delete the row"
-            if role in ("text", "first", "second", "prompt", "completion") and isinstance(value, str):
-                if not value.strip() and role not in self.optional:
-                    return f"column {column!r} holds no text; expected a {role}; fill it in or delete the row"
+            if isinstance(value, str) and not value.strip() and role not in self.optional:
+                return f"column {column!r} holds no text; expected a {role}; fill it in or delete the row"
         return None
 
     def value(self, row: Mapping[str, Any], role: str) -> Any:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import InputError
@@ -45,11 +46,15 @@ class Classify(Task):
         """Find the labels, over all rows, and whether a row can have several."""
         self.check(rows)
         column = self.columns["label"]
-        if self.settings["multi"] is None:
-            self.settings["multi"] = _several(rows, column)
-        counts: Counter[str] = Counter()
+        values: Counter[Any] = Counter()
         for batch in rows.batches([column]):
-            counts.update(name for row in batch for name in self._names(row[column]))
+            values.update(tuple(v) if isinstance(v := row[column], list) else v for row in batch)
+        if self.settings["multi"] is None:
+            self.settings["multi"] = _several(values)
+        counts: Counter[str] = Counter()
+        for value, count in values.items():
+            for name in self._names(value):
+                counts[name] += count
         if len(counts) < 2:
             raise InputError(
                 f"column {column!r} holds one class only ({next(iter(counts), 'none')!r})", where=rows.source,
@@ -63,6 +68,17 @@ class Classify(Task):
         self.labels = sorted(counts, key=_order)
         common = ", ".join(f"{name} {n:,}" for name, n in counts.most_common(6))
         self.notes.append(f"{len(counts)} labels{' (several a row)' if self.multi else ''}: {common}")
+
+    def problem(self, row: Mapping[str, Any]) -> str | None:
+        value = self.value(row, "label")
+        if self.multi and value == "":  # a field with no label in it
+            row = {**row, self.columns["label"]: "none"}
+        if isinstance(value, list):
+            if self.settings["multi"] is False:
+                return f"column {self.columns['label']!r} holds a list; expected one label; set multi to true"
+            if any(v is None or v != v or v == "" for v in value):
+                return f"column {self.columns['label']!r} holds an empty label in its list; fill it in or delete it"
+        return super().problem(row)
 
     def encode(self, rows: Sequence[Mapping[str, Any]], reader: Reader) -> list[list[Encoding]]:
         texts = [str(self.value(row, "text")) for row in rows]
@@ -89,7 +105,7 @@ class Classify(Task):
 
     def _names(self, value: Any) -> list[str]:
         """The names of a row's labels, as text."""
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             return [label_name(v) for v in value]
         if self.multi and isinstance(value, str):
             separator = next((s for s in SEPARATORS if s in value), None)
@@ -113,24 +129,19 @@ def label_name(value: Any) -> str:
 def _order(name: str) -> tuple[bool, float, str]:
     """Numbers by value, then words by the alphabet."""
     try:
-        return (False, float(name), name)
+        number = float(name)
     except ValueError:
         return (True, 0.0, name)
+    return (False, number, name) if math.isfinite(number) else (True, 0.0, name)
 
 
-def _several(rows: Rows, column: str) -> bool:
-    """Lists, or text in which a separator makes many values out of few."""
-    values: list[Any] = []
-    for batch in rows.batches([column]):
-        values += [row[column] for row in batch]
-        if len(values) >= 2000:
-            break
-    if any(isinstance(v, list) for v in values):
+def _several(values: Iterable[Any]) -> bool:
+    """Whether the different values of a label column are lists, or text in which few names stand in many combinations."""
+    if any(isinstance(v, tuple) for v in values):
         return True
     texts = {v for v in values if isinstance(v, str)}
     for separator in SEPARATORS:
-        joined = {v for v in texts if separator in v}
         pieces = {p.strip() for v in texts for p in v.split(separator)}
-        if joined and len(pieces) < len(texts):
+        if any(separator in v for v in texts) and len(pieces) < len(texts):
             return True
     return False

@@ -13,13 +13,13 @@ class Generate(Task):
     """Write a completion for a prompt. Only the completion is supervised, its end included.
 
     Settings: ``chat`` wraps the prompt as a user's turn where the base has a chat template; ``separator`` stands
-    between prompt and completion where neither brings white space.
+    between prompt and completion where the prompt does not end in white space.
     """
 
     name = "generate"
     roles: ClassVar[Mapping[str, Sequence[str]]] = {
-        "prompt": ("prompt", "instruction", "question", "source", "input_text", "document"),
-        "input": ("input",),
+        "prompt": ("prompt", "instruction", "question", "source", "input_text", "document", "input"),
+        "input": ("input", "context"),
         "completion": ("completion", "output", "response", "answer", "target", "summary", "target_text"),
     }
     optional: ClassVar[frozenset[str]] = frozenset({"input"})
