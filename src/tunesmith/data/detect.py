@@ -280,9 +280,7 @@ def _class_or_quantity(rows: Rows, name: str, found: dict[str, str]) -> tuple[st
     return "regress" if number else "pair" if "second" in found else "classify", found
 
 
-def _notes(
-    rows: Rows, name: str, found: Mapping[str, str], given: Mapping[str, str], named: str | None
-) -> list[str]:
+def _notes(rows: Rows, name: str, found: Mapping[str, str], given: Mapping[str, str], named: str | None) -> list[str]:
     """What is printed: the mapping, what was converted, and which columns are not used."""
     kind = tasks.find(name)
     parts = []
@@ -291,7 +289,9 @@ def _notes(
         parts.append(f"{role} = {column}{why}")
     notes = [f"task {name} ({'as you say' if named else 'found'}): {', '.join(parts)}"]
     if name == "generate" and "input" in found:
-        notes.append(f"the prompt is {found['prompt']} with {found['input']} below it, where a row has one (Alpaca's form)")
+        notes.append(
+            f"the prompt is {found['prompt']} with {found['input']} below it, where a row has one (Alpaca's form)"
+        )
     if name == "chat" and "from" in {f.name for f in _type(rows, found["messages"]).value_type}:
         notes.append("ShareGPT's from/value become role/content; human is the user, gpt is the assistant")
     if rest := [c for c in rows.columns if c not in found.values()]:

@@ -129,7 +129,9 @@ def _encode(rows: Rows, chosen: np.ndarray, task: Task, reader: Reader) -> list[
             try:
                 task.encode([row], reader)
             except InputError as error:
-                raise InputError(error.found, where=rows.where(int(index)), expected=error.expected, fix=error.fix) from None
+                raise InputError(
+                    error.found, where=rows.where(int(index)), expected=error.expected, fix=error.fix
+                ) from None
         raise
 
 

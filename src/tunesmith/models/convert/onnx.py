@@ -60,7 +60,9 @@ def _tensor(message: memoryview) -> tuple[str, np.ndarray]:
             numbers += [value] if isinstance(value, int) else _varints(value)
     if kind not in _TYPES:
         raise ValueError(f"the ONNX constant {name} is of type {kind}, which is not read here")
-    return name, np.array(numbers, _TYPES[kind]).reshape(shape) if numbers else np.frombuffer(raw, _TYPES[kind]).reshape(shape)
+    return name, np.array(numbers, _TYPES[kind]).reshape(shape) if numbers else np.frombuffer(
+        raw, _TYPES[kind]
+    ).reshape(shape)
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
