@@ -56,7 +56,7 @@ def plan(recipe: Recipe, as_json: bool) -> Any:
     for note in notes:
         print(note, file=sys.stderr)
     lines = f"{count:,} of {total:,} weights train, at rate {facts['rate']:g}; {steps:,} steps an epoch"
-    first = [prepared.parted.tables["train"][int(i)] for i in prepared.parted.indices["train"][:3]]
+    first = prepared.parted.tables["train"].take(prepared.parted.indices["train"][:3])
     return Group(
         Syntax(prepared.recipe.to_yaml(), "yaml", background_color="default"),
         *rendered(task, prepared.reader, first),
