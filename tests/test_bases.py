@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny
 
+from tiny import tiny
 from tunesmith.errors import InputError
 from tunesmith.models import folder as folders
 from tunesmith.models import packaged

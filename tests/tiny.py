@@ -52,7 +52,9 @@ BOTH = ("t5", "t5-gated")
 def tiny(family: str, head: str | None = None, *, labels: int = 3, seed: int = 0) -> nn.Module:
     """A tiny model. ``head`` defaults to a classifier for encoders and to the language-model head for the others."""
     config = CONFIGS[family]()
-    head = head or ("sequence-classification" if family in ENCODERS else "seq2seq-lm" if family in BOTH else "causal-lm")
+    head = head or (
+        "sequence-classification" if family in ENCODERS else "seq2seq-lm" if family in BOTH else "causal-lm"
+    )
     classes = {
         "sequence-classification": tf.AutoModelForSequenceClassification,
         "token-classification": tf.AutoModelForTokenClassification,

@@ -1,0 +1,51 @@
+"""tunesmith: fine-tune pretrained language models, measure what it did, and keep something to use.
+
+>>> import tunesmith as ts
+>>> ts.LoRA(rank=4)
+LoRA(rank=4, alpha=16.0, dropout=0.0, targets=['linear'], layers='all')
+
+Every part is offered under its own name and with its own settings; nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError, RunError, TunesmithError
+
+if TYPE_CHECKING:
+    from .run.api import evaluate, generate, open_run, predict, tune
+    from .run.opened import Run
+
+__version__ = "0.1.0"
+_API = {"tune", "open_run", "predict", "generate", "evaluate"}
+
+__all__ = [
+    "InputError", "Run", "RunError", "TunesmithError", "evaluate", "generate", "open_run", "predict", "tune",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """The functions of the library, and every part by the name of its class."""
+    if name in _API:
+        return getattr(importlib.import_module(".run.api", __name__), name)
+    if name == "Run":
+        return importlib.import_module(".run.opened", __name__).Run
+    if name[:1].isupper():
+        for part in importlib.import_module(".parts", __name__).every():
+            if part.symbol == name:
+                return functools.partial(_choose, part)
+    raise AttributeError(f"module 'tunesmith' has no attribute {name!r}")
+
+
+def _choose(part: Any, **settings: Any) -> Any:
+    """The part with these settings, checked."""
+    return part.choose(settings)
+
+
+def __dir__() -> list[str]:
+    from . import parts
+
+    return sorted([*__all__, *(p.symbol for p in parts.every())])

@@ -50,7 +50,9 @@ def unknown(what: str, name: object, valid: Iterable[object], *, where: object =
     unknown adapter 'lroa'; expected one of ia3, lora; did you mean 'lora'?
     """
     names = sorted(str(v) for v in valid)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    letters = sorted(str(name))
+    swapped = [n for n in names if sorted(n) == letters]
+    near = swapped or difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     return InputError(
         f"unknown {what} {str(name)!r}",
         where=where,

@@ -19,7 +19,9 @@ KEPT = 2
 """Checkpoints kept: the newest, and the one before it."""
 
 
-def save(folder: Path, step: int, tensors: dict[str, Tensor], optimizer: optim.Optimizer, facts: dict[str, Any]) -> Path:
+def save(
+    folder: Path, step: int, tensors: dict[str, Tensor], optimizer: optim.Optimizer, facts: dict[str, Any]
+) -> Path:
     """Write ``folder/step-<n>``, check it by reading it back, then let go of the oldest ones.
 
     Raises:
@@ -53,7 +55,9 @@ def load(path: Path, optimizer: optim.Optimizer) -> tuple[dict[str, Tensor], dic
         tensors = load_file(path / "weights.safetensors")
         _unflatten(optimizer, load_file(path / "optimizer.safetensors"), facts["optimizer"])
     except Exception as error:
-        raise RunError(f"{path}: the checkpoint cannot be read ({error}); delete it to go on from the one before") from error
+        raise RunError(
+            f"{path}: the checkpoint cannot be read ({error}); delete it to go on from the one before"
+        ) from error
     return tensors, facts
 
 

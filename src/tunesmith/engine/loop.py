@@ -31,7 +31,8 @@ from .step import Step, count_units
 class Rows(Protocol):
     """Encoded rows: ready for the model, on disk."""
 
-    lengths: np.ndarray
+    @property
+    def lengths(self) -> np.ndarray: ...
 
     def __len__(self) -> int: ...
 
@@ -165,7 +166,10 @@ class Loop:
         for indices in self._remaining_steps():
             event = self._step(indices, watch)
             self.state.seconds = time.perf_counter() - start
-            yield {"event": "step", **event, "seconds": self.state.seconds, "memory": peak_bytes(self.device)}
+            yield {
+                "event": "step", **event, "seconds": self.state.seconds, "memory": peak_bytes(self.device),
+                "tokens_per_second": self.state.tokens / max(self.state.seconds, 1e-9), "progress": self._progress(),
+            }  # fmt: skip
             if watch and self.state.step in (1, WATCHED):
                 yield from self._report_sleepers(watch)
             if self._validation_due():
@@ -264,7 +268,9 @@ class Loop:
                 if not math.isfinite(float(self._closure(batch, count_units(batch["labels"], self.work.head))())):
                     culprits.append(self.work.rows.where(int(index)))
         named = ", ".join(culprits[:5]) or ", ".join(self.work.rows.where(int(i)) for i in indices[:5])
-        return f"step {self.state.step + 1}: the loss is {value}; it comes from {named}; lower the rate or mend the rows"
+        return (
+            f"step {self.state.step + 1}: the loss is {value}; it comes from {named}; lower the rate or mend the rows"
+        )
 
     # ------------------------------------------------------------------ rates
 

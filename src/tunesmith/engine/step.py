@@ -13,8 +13,6 @@ from ..host import Host
 IGNORED = -100
 """The label of a place where nothing is supervised."""
 
-_NOT_FOR_MODEL = ("labels",)
-
 
 def supervised(labels: Tensor, head: str) -> Tensor | None:
     """Where the logits are supervised: a mask over (rows, places), or None where each row is one unit.
@@ -57,6 +55,11 @@ class Step:
         """Number of supervised units."""
         return len(self.labels) if self.mask is None else int(self.mask.sum())
 
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What goes into the model: the batch without its labels."""
+        return {k: v for k, v in self.batch.items() if k != "labels"}
+
     @cached_property
     def targets(self) -> Tensor:
         """What is asked at each supervised unit."""
@@ -73,7 +76,7 @@ class Step:
 
     def forward(self, **changes: Any) -> Any:
         """A forward pass of the model on the batch, with parts of it replaced."""
-        inputs = {k: v for k, v in self.batch.items() if k not in _NOT_FOR_MODEL} | changes
+        inputs = self.inputs | changes
         if self.head == "seq2seq-lm" and "decoder_input_ids" not in inputs:
             inputs["decoder_input_ids"] = self._shifted_labels()
         return self.host(**inputs)

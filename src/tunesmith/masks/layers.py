@@ -44,4 +44,8 @@ class TopLayers(Mask):
         self.count = count
 
     def trains(self, weight: Weight) -> bool:
-        return weight.tied or weight.role in ("head", "pooler") or (weight.from_top is not None and weight.from_top < self.count)
+        return (
+            weight.tied
+            or weight.role in ("head", "pooler")
+            or (weight.from_top is not None and weight.from_top < self.count)
+        )

@@ -1,0 +1,341 @@
+"""The one place where text becomes token ids: the same for training, evaluation, prediction, generation and chat."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Literal
+
+from ..errors import InputError
+from .tasks import Encoding
+from .templates import plain
+
+Policy = Literal["truncate", "drop", "stop"]
+Message = Mapping[str, Any]
+
+IGNORED = -100
+
+
+class Reader:
+    """Turns text into token ids and says which of them are supervised.
+
+    Args:
+        tokenizer: the base's tokenizer, a fast one.
+        architecture: ``encoder``, ``decoder`` or ``encoder-decoder``.
+        max_length: most tokens of a row.
+        policy: what becomes of longer rows. ``truncate`` cuts them, ``drop`` leaves them out, ``stop`` is an error; None
+            cuts what goes in, and is an error where an answer would be cut.
+        template: a chat template (jinja); None takes the tokenizer's, or a plain one where it has none.
+
+    Raises:
+        InputError: the tokenizer is a slow one, which cannot say where its tokens lie in the text.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        architecture: str,
+        *,
+        max_length: int,
+        policy: Policy | None = None,
+        template: str | None = None,
+    ):
+        if not getattr(tokenizer, "is_fast", False):
+            raise InputError(f"{type(tokenizer).__name__} is a slow tokenizer", expected="one with a tokenizer.json")
+        self.tokenizer = tokenizer
+        self.architecture = architecture
+        self.max_length = max_length
+        self.policy = policy
+        self.has_template = bool(template or getattr(tokenizer, "chat_template", None))
+        self.template = template or getattr(tokenizer, "chat_template", None) or plain(begin=bool(self._begin()))
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that changes token ids: tokenizer, template, length and policy."""
+        backend = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        for state in ("truncation", "padding"):  # what the last call left behind, not what the tokenizer is
+            backend.pop(state, None)
+        special = {k: str(v) for k, v in self.tokenizer.special_tokens_map.items()}
+        parts = [backend, special, self.architecture, self.template, self.has_template, self.max_length, self.policy]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def unlimited(self) -> Reader:
+        """The same reader without a limit to the length."""
+        free = copy.copy(self)
+        free.max_length = 10**9
+        return free
+
+    # ------------------------------------------------------------------ texts and words
+
+    def texts(self, texts: Sequence[str], seconds: Sequence[str] | None = None) -> list[Encoding]:
+        """Texts, or pairs of texts, for a head that gives one answer a row.
+
+        Too long ones are cut at their end, of a pair the longer one first.
+        """
+        pair = {"text_pair": list(seconds)} if seconds is not None else {}
+        whole = self.tokenizer(list(texts), **pair, verbose=False)
+        made = []
+        for i, ids in enumerate(whole["input_ids"]):
+            types = whole["token_type_ids"][i] if "token_type_ids" in whole else None
+            encoding = Encoding(ids, None, types, full=len(ids))
+            if len(ids) > self.max_length:
+                one = {"text_pair": seconds[i]} if seconds is not None else {}
+                cut = self.tokenizer(texts[i], **one, truncation="longest_first", max_length=self.max_length)
+                encoding.input_ids, encoding.token_type_ids = cut["input_ids"], cut.get("token_type_ids")
+            made.append(encoding)
+        return made
+
+    def words(self, sentences: Sequence[Sequence[str]]) -> list[Encoding]:
+        """Sentences of words, joined by spaces; ``labels`` marks the first sub-word of each word.
+
+        Words are found by their place in the text, so every tokenizer reads them as it reads running text.
+        """
+        joined = self.tokenizer([" ".join(s) for s in sentences], return_offsets_mapping=True, verbose=False)
+        made = []
+        for i, words in enumerate(sentences):
+            text, ids = " ".join(words), joined["input_ids"][i]
+            first, index = _first_subwords(text, words, joined["offset_mapping"][i])
+            types = joined["token_type_ids"][i] if "token_type_ids" in joined else None
+            encoding = Encoding(ids, first, types, words=index, full=len(ids))
+            if len(ids) > self.max_length:
+                self._cut_words(encoding)
+            made.append(encoding)
+        return made
+
+    def _cut_words(self, encoding: Encoding) -> None:
+        closing = encoding.input_ids[-1] in self._special
+        encoding.input_ids = self._cut_end(encoding.input_ids)
+        encoding.labels = encoding.labels[: self.max_length - closing] + [False] * closing
+        if encoding.token_type_ids is not None:
+            encoding.token_type_ids = encoding.token_type_ids[: self.max_length]
+        kept = sum(encoding.labels)
+        words = encoding.words or []
+        encoding.lost, encoding.words = len(words) - kept, words[:kept]
+
+    # ------------------------------------------------------------------ prompts and completions
+
+    def prompt(self, text: str, *, chat: bool = True, separator: str = "\n") -> list[int]:
+        """The ids of a prompt, after which the model writes."""
+        if self._wraps(chat):
+            return self.chat_prompt([{"role": "user", "content": text}])
+        if self.architecture == "encoder-decoder":
+            return self._cut_end(list(self.tokenizer(text, verbose=False)["input_ids"]))
+        return self._begin() + self._ids(_separated(text, separator))
+
+    def completion(self, prompt: str, answer: str, *, chat: bool = True, separator: str = "\n") -> Encoding:
+        """A prompt and its completion; the completion and the end of text are supervised."""
+        if self._wraps(chat):
+            return self.chat([{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}])
+        if self.architecture == "encoder-decoder":
+            return self._two_sides(prompt, answer)
+        before = self.prompt(prompt, chat=chat, separator=separator)
+        after = [*self._ids(answer), self._end()]
+        return self._fit(before + after, [IGNORED] * len(before) + after)
+
+    def _two_sides(self, prompt: str, answer: str) -> Encoding:
+        before, after = list(self.tokenizer(prompt, verbose=False)["input_ids"]), [*self._ids(answer), self._end()]
+        lost = max(0, len(after) - self.max_length)
+        return Encoding(self._cut_end(before), after[: self.max_length], full=max(len(before), len(after)), lost=lost)
+
+    def _cut_end(self, ids: list[int]) -> list[int]:
+        """Cut the end of a text, but keep the special token that closes it."""
+        if len(ids) <= self.max_length:
+            return ids
+        closing = ids[-1:] if ids[-1] in self._special else []
+        return ids[: self.max_length - len(closing)] + closing
+
+    def _wraps(self, chat: bool) -> bool:
+        return chat and self.has_template and self.architecture == "decoder"
+
+    # ------------------------------------------------------------------ conversations
+
+    def chat_text(self, messages: Sequence[Message], *, ask: bool = False) -> str:
+        """A conversation as the template writes it; ``ask`` adds the beginning of the assistant's turn.
+
+        Raises:
+            InputError: the template cannot write this conversation.
+        """
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    [dict(m) for m in messages], tokenize=False, add_generation_prompt=ask, chat_template=self.template
+                )
+            )
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(
+                f"the chat template fails on roles {', '.join(str(m.get('role')) for m in messages)} ({reason})",
+                expected="a conversation that the template knows", fix="mend the rows, or give another --set template=FILE",
+            ) from None  # fmt: skip
+
+    def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The ids of a conversation up to where the assistant speaks."""
+        text = self.chat_text(messages, ask=True)
+        return [i for piece in self._pieces(text, _edges(self._spans(messages, text), text)) for i in piece]
+
+    def chat(self, messages: Sequence[Message]) -> Encoding:
+        """A conversation; what the assistant says is supervised, and the end of each of its turns.
+
+        The spans are found by writing the conversation up to each turn, with the template itself, and so hold for any
+        template whose text for a beginning is the beginning of the text. What follows the last answer is left out. Where
+        the template does not mark an answer's end, the end of text follows the last answer.
+
+        Raises:
+            InputError: the template writes a beginning in another way than the whole.
+        """
+        last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
+        messages = messages[: last + 1]
+        text = self.chat_text(messages)
+        spans = self._spans(messages, text)
+        marked = self._ends(text, spans[-1])
+        if not marked:
+            text = text[: spans[-1][1]]
+        edges = _edges(spans, text)
+        ids: list[int] = []
+        labels: list[int] = []
+        for start, piece in zip(edges, self._pieces(text, edges), strict=False):
+            said = any(a <= start < b for a, b in spans)
+            ids += piece
+            labels += piece if said else [IGNORED] * len(piece)
+        if not marked:
+            ids.append(self._end())
+            labels.append(self._end())
+        return self._fit(ids, labels)
+
+    def _spans(self, messages: Sequence[Message], text: str) -> list[tuple[int, int]]:
+        return [self._span(messages, k, text) for k, m in enumerate(messages) if m["role"] == "assistant"]
+
+    def _pieces(self, text: str, edges: Sequence[int]) -> list[list[int]]:
+        """The ids of the text between the edges.
+
+        What stands before an edge is read as if nothing followed, as it is when the model is asked to go on there; so
+        the ids before an answer are the same in training and in use, even where a token would reach over the edge.
+        """
+        pieces: list[list[int]] = []
+        before: list[int] = []
+        for start, stop in pairwise(edges):
+            until = self._ids(text[:stop])
+            aligned = until[: len(before)] == before
+            pieces.append(until[len(before) :] if aligned else self._ids(text[start:stop]))
+            before += pieces[-1]
+        return pieces
+
+    def _span(self, messages: Sequence[Message], turn: int, text: str) -> tuple[int, int]:
+        """Where a turn of the assistant stands in the text: from its first word to the end of its end mark."""
+        before = self.chat_text(messages[:turn], ask=True)
+        until = self.chat_text(messages[: turn + 1])
+        if not (text.startswith(before) and text.startswith(until) and len(until) > len(before)):
+            raise InputError(
+                f"the chat template writes turn {turn + 1} in another way when the conversation goes on",
+                expected="a template whose text for a beginning is the beginning of the text",
+                fix="give another with --set template=FILE",
+            )
+        return len(before), len(until.rstrip())
+
+    def _ends(self, text: str, span: tuple[int, int]) -> bool:
+        """Whether the template writes a token that ends the assistant's turn."""
+        said = self._ids(text[span[0] : span[1]])
+        return bool(said) and said[-1] in self._special
+
+    @cached_property
+    def _special(self) -> frozenset[int]:
+        added = self.tokenizer.added_tokens_decoder
+        return frozenset({*self.tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)})
+
+    # ------------------------------------------------------------------ plain text
+
+    def documents(self, texts: Sequence[str]) -> list[list[Encoding]]:
+        """Plain texts in pieces of at most ``max_length`` tokens, each text closed by the end of text.
+
+        Every token is predicted once: a piece starts with the beginning of text or, where the tokenizer writes none, with
+        the last token of the piece before it.
+        """
+        made = []
+        begin, end = self._begin(), [self._end()]
+        for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]:
+            closed = list(ids) + end
+            if begin:
+                size = self.max_length - len(begin)
+                pieces = [begin + closed[i : i + size] for i in range(0, len(closed), size)]
+            else:
+                pieces = [closed[i : i + self.max_length] for i in range(0, len(closed) - 1, self.max_length - 1)]
+            made.append([Encoding(p, [IGNORED, *p[1:]], full=len(p)) for p in pieces])
+        return made
+
+    def beginning(self, text: str) -> list[int]:
+        """The ids of a text that the model is to go on with."""
+        return self._begin() + self._ids(text)
+
+    # ------------------------------------------------------------------ helpers
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
+
+    def _begin(self) -> list[int]:
+        """The beginning of text, where the tokenizer writes one by itself."""
+        bos = self.tokenizer.bos_token_id
+        return [bos] if bos is not None and self.tokenizer("a")["input_ids"][:1] == [bos] else []
+
+    def _end(self) -> int:
+        if self.tokenizer.eos_token_id is None:
+            raise InputError(
+                f"{self.tokenizer.name_or_path}: the tokenizer has no end of text", expected="an eos_token"
+            )
+        return int(self.tokenizer.eos_token_id)
+
+    def shorten(self, prompt: Sequence[int], room: int) -> list[int]:
+        """A prompt of at most ``room`` ids: cut on its left, as in training, and begun as before."""
+        begin = self._begins(prompt)
+        return list(prompt) if len(prompt) <= room else [*begin, *prompt[len(prompt) - room + len(begin) :]]
+
+    def _begins(self, ids: Sequence[int]) -> list[int]:
+        return list(ids[:1]) if ids and ids[0] == self.tokenizer.bos_token_id else []
+
+    def _fit(self, ids: list[int], labels: list[int]) -> Encoding:
+        """Cut to the length: the prompt's left first, the answer's end only when nothing of the prompt is left."""
+        full, over = len(ids), len(ids) - self.max_length
+        if over <= 0:
+            return Encoding(ids, labels, full=full)
+        first = next((i for i, label in enumerate(labels) if label != IGNORED), 0)
+        begin = self._begins(ids)
+        left = min(over, max(0, first - len(begin) - 1))
+        kept_ids = begin + ids[len(begin) + left :]
+        kept_labels = [IGNORED] * len(begin) + labels[len(begin) + left :]
+        kept_ids, dropped = kept_ids[: self.max_length], kept_labels[self.max_length :]
+        lost = sum(label != IGNORED for label in dropped)
+        return Encoding(kept_ids, kept_labels[: self.max_length], full=full, lost=lost)
+
+
+def _edges(spans: Sequence[tuple[int, int]], text: str) -> list[int]:
+    """Where the text is to be cut: at its ends, and where an answer begins or ends."""
+    return sorted({0, len(text), *(edge for span in spans for edge in span)})
+
+
+def _separated(text: str, separator: str) -> str:
+    """A prompt that ends in white space already says where the answer begins."""
+    return text if text[-1:].isspace() else text + separator
+
+
+def _first_subwords(
+    text: str, words: Sequence[str], offsets: Sequence[tuple[int, int]]
+) -> tuple[list[bool], list[int]]:
+    """Which tokens begin a word, and the index of the word that each of them begins."""
+    starts, place = [], 0
+    for word in words:
+        starts.append(place)
+        place += len(word) + 1
+    owner = {s + j: i for i, (s, w) in enumerate(zip(starts, words, strict=True)) for j in range(len(w))}
+    seen: set[int] = set()
+    first, index = [], []
+    for start, stop in offsets:
+        found = next((owner[c] for c in range(start, stop) if c in owner and not text[c].isspace()), None)
+        fresh = found is not None and found not in seen
+        first.append(fresh)
+        if fresh and found is not None:
+            seen.add(found)
+            index.append(found)
+    return first, index

@@ -1,0 +1,186 @@
+"""Tasks: what a row's columns mean, what the model must output, and how it is scored. One task a file."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ...errors import InputError, unknown
+from ..rows import Rows
+
+if TYPE_CHECKING:
+    from ..reader import Reader
+
+
+@dataclass
+class Encoding:
+    """A row as token ids.
+
+    Attributes:
+        input_ids: what goes in.
+        labels: a class, a number, a 0/1 vector, or one label for each token with -100 where nothing is asked.
+        token_type_ids: which of two texts a token belongs to, for models that ask.
+        words: for a tagger, the index of the word of each labelled token.
+        full: number of tokens before anything was cut.
+        lost: supervised tokens that were cut.
+    """
+
+    input_ids: list[int]
+    labels: Any
+    token_type_ids: list[int] | None = None
+    words: list[int] | None = None
+    full: int = 0
+    lost: int = 0
+
+
+class Task:
+    """What the columns of the rows mean.
+
+    Attributes:
+        name: the task's name.
+        roles: what a column may be, each with the names that it has in the ecosystem, likeliest first.
+        optional: the roles that may be missing.
+        loss: name of the default loss part.
+        metric: name of the figure that counts most.
+        greater: whether more of it is better.
+        per_token: whether labels stand at tokens rather than at rows.
+        heads: kind of head for each architecture; what is missing cannot do this task.
+        options: settings of the task with their defaults.
+    """
+
+    name: ClassVar[str] = ""
+    roles: ClassVar[Mapping[str, Sequence[str]]] = {}
+    optional: ClassVar[frozenset[str]] = frozenset()
+    loss: str = "cross_entropy"
+    metric: ClassVar[str] = ""
+    greater: ClassVar[bool] = True
+    per_token: ClassVar[bool] = False
+    heads: ClassVar[Mapping[str, str]] = {}
+    options: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(
+        self,
+        columns: Mapping[str, str],
+        *,
+        labels: Sequence[str] | None = None,
+        options: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
+    ):
+        self.columns = dict(columns)
+        self.labels = list(labels) if labels is not None else None
+        self.settings = {**self.options, **(options or {})}
+        self.notes = list(notes)
+        for name, value in (options or {}).items():
+            if name not in self.options:
+                raise unknown(f"setting of task {self.name}:", name, self.options)
+            kinds = self.options[name]
+            if value != kinds and not isinstance(value, bool if kinds is None else type(kinds)):
+                kind = "true or false" if kinds is None or isinstance(kinds, bool) else "text"
+                raise InputError(f"{value!r} does not fit", where=f"task.{self.name}.{name}", expected=kind)
+
+    # ------------------------------------------------------------------ what every task has
+
+    @property
+    def input_columns(self) -> list[str]:
+        """The columns that the model sees: what makes two rows the same."""
+        answers = {"label", "tags", "completion"}
+        return [column for role, column in self.columns.items() if role not in answers]
+
+    def head(self, architecture: str) -> str:
+        """The kind of head for a base of this architecture.
+
+        Raises:
+            InputError: such a base cannot do this task.
+        """
+        if architecture not in self.heads:
+            raise InputError(
+                f"the base is of kind {architecture}, which cannot do task {self.name}",
+                expected=f"a base of kind {' or '.join(self.heads)}", fix="see `tunesmith models`",
+            )  # fmt: skip
+        return self.heads[architecture]
+
+    def describe(self) -> dict[str, Any]:
+        """The task as JSON; `from_dict` makes it again."""
+        return {"name": self.name, "columns": self.columns, "labels": self.labels, "settings": self.settings}
+
+    def learn(self, rows: Rows) -> None:
+        """Take from the rows what the task has to know of them, such as its labels, and check every row.
+
+        Raises:
+            InputError: a row lacks what the task asks for.
+        """
+        self.check(rows)
+
+    def check(self, rows: Rows) -> None:
+        """Check every row, streamed.
+
+        Raises:
+            InputError: the first row that is wrong, by file and line.
+        """
+        index = 0
+        for batch in rows.batches(list(self.columns.values())):
+            for row in batch:
+                if problem := self.problem(row):
+                    raise InputError(problem, where=rows.where(index))
+                index += 1
+
+    def problem(self, row: Mapping[str, Any]) -> str | None:
+        """What is wrong with a row, or None."""
+        for role, column in self.columns.items():
+            value = row[column]
+            if role not in self.optional and (value is None or (isinstance(value, float) and math.isnan(value))):
+                return f"column {column!r} is empty; expected a {role}; fill it in or delete the row"
+            if isinstance(value, str) and not value.strip() and role not in self.optional:
+                return f"column {column!r} holds no text; expected a {role}; fill it in or delete the row"
+        return None
+
+    def value(self, row: Mapping[str, Any], role: str) -> Any:
+        """A row's value for a role; None where the role has no column."""
+        return row[self.columns[role]] if role in self.columns else None
+
+    # ------------------------------------------------------------------ what a task defines
+
+    def encode(self, rows: Sequence[Mapping[str, Any]], reader: Reader) -> list[list[Encoding]]:
+        """Rows as token ids; a row can become several where a long text is cut into pieces.
+
+        Rows without an answer (to predict) are encoded with a placeholder of the right form.
+        """
+        raise NotImplementedError
+
+    def target(self, row: Mapping[str, Any]) -> Any:
+        """What is right, in the form in which predictions are scored."""
+        raise NotImplementedError
+
+
+@functools.cache
+def every() -> Mapping[str, type[Task]]:
+    """Name -> task: every file of this folder holds one."""
+    found = {}
+    for entry in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{entry.name}")
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__:
+                found[value.name] = value
+    return found
+
+
+def from_dict(described: Mapping[str, Any]) -> Task:
+    """The task that `Task.describe` described."""
+    kind = every()[described["name"]]
+    return kind(described["columns"], labels=described["labels"], options=described["settings"])
+
+
+def find(name: str) -> type[Task]:
+    """The task of this name.
+
+    Raises:
+        InputError: there is none; the nearest is offered.
+    """
+    if name not in every():
+        raise unknown("task", name, every())
+    return every()[name]

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ...errors import InputError
+from ..rows import Rows
+from . import Encoding, Task
+
+if TYPE_CHECKING:
+    from ..reader import Reader
+
+SEPARATORS = "|;"
+"""What may stand between several labels in one field."""
+
+
+class Classify(Task):
+    """One label, or several, for a text."""
+
+    name = "classify"
+    roles: ClassVar[Mapping[str, Sequence[str]]] = {
+        "text": ("text", "sentence", "review", "content", "question", "document", "comment", "tweet", "message",
+                 "body", "utterance", "query", "title"),
+        "label": ("label", "labels", "class", "category", "target", "sentiment", "intent", "topic", "rating", "tag"),
+    }  # fmt: skip
+    metric = "accuracy"
+    heads: ClassVar[Mapping[str, str]] = {
+        "encoder": "sequence-classification",
+        "decoder": "sequence-classification",
+        "encoder-decoder": "sequence-classification",
+    }
+    options: ClassVar[Mapping[str, Any]] = {"multi": None}
+
+    @property
+    def multi(self) -> bool:
+        """Whether a row can have several labels."""
+        return bool(self.settings["multi"])
+
+    @property
+    def loss(self) -> str:  # type: ignore[override]
+        return "binary_cross_entropy" if self.multi else "cross_entropy"
+
+    def learn(self, rows: Rows) -> None:
+        """Find the labels, over all rows, and whether a row can have several."""
+        self.check(rows)
+        column = self.columns["label"]
+        values: Counter[Any] = Counter()
+        for batch in rows.batches([column]):
+            values.update(tuple(v) if isinstance(v := row[column], list) else v for row in batch)
+        if self.settings["multi"] is None:
+            self.settings["multi"] = _several(values)
+        counts: Counter[str] = Counter()
+        for value, count in values.items():
+            for name in self._names(value):
+                counts[name] += count
+        if len(counts) < 2:
+            raise InputError(
+                f"column {column!r} holds one class only ({next(iter(counts), 'none')!r})", where=rows.source,
+                expected="at least two",
+            )  # fmt: skip
+        if len(counts) > max(10, len(rows) / 2):
+            raise InputError(
+                f"column {column!r} holds {len(counts):,} different labels in {len(rows):,} rows", where=rows.source,
+                expected="a label that repeats", fix="name another column, --column label=NAME, or another --task",
+            )  # fmt: skip
+        self.labels = sorted(counts, key=_order)
+        common = ", ".join(f"{name} {n:,}" for name, n in counts.most_common(6))
+        self.notes.append(f"{len(counts)} labels{' (several a row)' if self.multi else ''}: {common}")
+
+    def problem(self, row: Mapping[str, Any]) -> str | None:
+        value = self.value(row, "label")
+        if self.multi and value == "":  # a field with no label in it
+            row = {**row, self.columns["label"]: "none"}
+        if isinstance(value, list):
+            if self.settings["multi"] is False:
+                return f"column {self.columns['label']!r} holds a list; expected one label; set multi to true"
+            if any(v is None or v != v or v == "" for v in value):
+                return f"column {self.columns['label']!r} holds an empty label in its list; fill it in or delete it"
+        return super().problem(row)
+
+    def encode(self, rows: Sequence[Mapping[str, Any]], reader: Reader) -> list[list[Encoding]]:
+        texts = [str(self.value(row, "text")) for row in rows]
+        seconds = [str(self.value(row, "second")) for row in rows] if "second" in self.columns else None
+        encodings = reader.texts(texts, seconds)
+        for encoding, row in zip(encodings, rows, strict=True):
+            encoding.labels = self._label(row)
+        return [[e] for e in encodings]
+
+    def _label(self, row: Mapping[str, Any]) -> Any:
+        assert self.labels is not None
+        if self.columns["label"] not in row:
+            return [0.0] * len(self.labels) if self.multi else 0
+        names = self._names(row[self.columns["label"]])
+        for name in names:
+            if name not in self.labels:
+                raise InputError(f"label {name!r} was not among the training labels", expected=", ".join(self.labels))
+        if self.multi:
+            return [1.0 if label in names else 0.0 for label in self.labels]
+        return self.labels.index(names[0])
+
+    def target(self, row: Mapping[str, Any]) -> Any:
+        return self._label(row)
+
+    def _names(self, value: Any) -> list[str]:
+        """The names of a row's labels, as text."""
+        if isinstance(value, list | tuple):
+            return [label_name(v) for v in value]
+        if self.multi and isinstance(value, str):
+            separator = next((s for s in SEPARATORS if s in value), None)
+            return [v.strip() for v in (value.split(separator) if separator else [value]) if v.strip()]
+        return [label_name(value)]
+
+
+def label_name(value: Any) -> str:
+    """A label as text; whole numbers without a point.
+
+    >>> label_name(3.0), label_name(True), label_name(" spam ")
+    ('3', 'true', 'spam')
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def _order(name: str) -> tuple[bool, float, str]:
+    """Numbers by value, then words by the alphabet."""
+    try:
+        number = float(name)
+    except ValueError:
+        return (True, 0.0, name)
+    return (False, number, name) if math.isfinite(number) else (True, 0.0, name)
+
+
+def _several(values: Iterable[Any]) -> bool:
+    """Whether the different values of a label column are lists, or text in which few names stand in many combinations."""
+    if any(isinstance(v, tuple) for v in values):
+        return True
+    texts = {v for v in values if isinstance(v, str)}
+    for separator in SEPARATORS:
+        pieces = {p.strip() for v in texts for p in v.split(separator)}
+        if any(separator in v for v in texts) and len(pieces) < len(texts):
+            return True
+    return False

@@ -1,0 +1,71 @@
+"""From a prepared recipe to a model with its parts: the same way for training and for use afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from ..host import Host
+from ..models.bases import BaseInfo, load
+from ..recipe import Recipe
+
+
+def device() -> torch.device:
+    """The fastest device here: a CUDA GPU, Apple's, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def make_host(
+    recipe: Recipe,
+    base: BaseInfo,
+    head: str,
+    labels: list[str] | None,
+    *,
+    multi: bool = False,
+    trained: list[str] | None = None,
+) -> Host:
+    """The base with its head, every adapter attached, and what trains chosen by the mask.
+
+    Args:
+        recipe: says which parts.
+        base: the base.
+        head: kind of the head.
+        labels: names of its outputs; None for one number.
+        multi: whether a row can have several labels.
+        trained: to open a run again: the own tensors that it trained, in place of the mask's choice.
+
+    Raises:
+        InputError: a part does not fit this base, or nothing would train.
+    """
+    loaded = load(base, head, labels=labels, seed=recipe.seed, problem=_problem(head, labels, multi))
+    host = Host(loaded.model, loaded.fresh if trained is None else trained)
+    host.to(device())
+    for number, adapter in enumerate(recipe.adapter):
+        host.attach(adapter, seed=recipe.seed + number)
+    host.train_only(recipe.mask.build() if recipe.mask and trained is None else None)
+    if not host.trainable():
+        raise InputError("nothing would train", expected="an adapter or a mask")
+    if recipe.gradient_checkpointing:
+        host.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return host
+
+
+def _problem(head: str, labels: list[str] | None, multi: bool) -> str | None:
+    if head != "sequence-classification":
+        return None
+    if labels is None:
+        return "regression"
+    return "multi_label_classification" if multi else "single_label_classification"
+
+
+def rate_of(recipe: Recipe) -> float:
+    """The learning rate: the recipe's, else the tested one of its adapter or mask."""
+    given = recipe.optimizer[-1].settings.get("lr")
+    if given is not None:
+        return float(given)
+    parts: list[Any] = [*recipe.adapter, *([recipe.mask] if recipe.mask else [])]
+    return min(float(p.part.attributes["rate"]) for p in parts)

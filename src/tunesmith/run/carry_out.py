@@ -1,0 +1,436 @@
+"""A recipe carried out: prepare, measure the base, train, measure what came of it, save, and prove the save."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .. import __version__, artefacts
+from ..data.encode import collator
+from ..engine.loop import Budget, Loop, Work
+from ..engine.precision import pick
+from ..engine.predict import Reading, read
+from ..errors import InputError, Interrupted, RunError
+from ..evaluation.metrics import Answers
+from ..host import Host
+from ..parts import find
+from ..recipe import Recipe
+from ..storage import atomic_file, atomic_folder, write_json
+from .build import device, make_host, rate_of
+from .events import EventLog, Listener, read_events
+from .measure import Scale, answers, before_training, labels_of, write_texts
+from .prepare import Prepared, prepare
+from .reporting import make_report, write_report
+
+PROBE_ROWS = 8
+"""Rows on which a saved model is compared with the one in memory."""
+
+
+@dataclass
+class Trained:
+    """A run while it is carried out."""
+
+    prepared: Prepared
+    host: Host
+    reading: Reading
+    scale: Scale
+    folder: Path
+
+
+def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = False, resume: bool = False) -> None:
+    """Carry out a recipe into a folder.
+
+    Args:
+        recipe: what to do.
+        folder: where the run is kept.
+        listen: hears every event.
+        force: replace a run that is there.
+        resume: go on with a run that was cut off.
+
+    Raises:
+        InputError: anything that the user can mend; nothing has been written then.
+        RunError: training failed, or what was saved is not what was trained.
+        Interrupted: SIGINT or SIGTERM; everything is saved.
+    """
+    _check_folder(folder, force, resume)
+    prepared = prepare(recipe, lambda text: listen({"event": "note", "text": text}))
+    made = _begin(prepared, folder)
+    _open_folder(prepared, folder, force, resume)
+    log = EventLog(folder / "events.jsonl")
+
+    def hear(event: Mapping[str, Any]) -> None:
+        log(event)
+        listen(event)
+
+    held_out = _test_rows(prepared)
+    started = time.perf_counter()
+    before = _before(made, held_out)
+    work = _work(made)
+    _train(made, work, hear)
+    after = _after(made, held_out)
+    _save(made)
+    _prove(folder)
+    report = make_report(
+        prepared, before, after, read_events(folder / "events.jsonl"), cost=_cost(made, time.perf_counter() - started)
+    )
+    write_report(report, prepared, folder)
+    hear({"event": "done", "folder": str(folder)})
+
+
+# ---------------------------------------------------------------------- the folder
+
+
+def _check_folder(folder: Path, force: bool, resume: bool) -> None:
+    if resume and not (folder / "recipe.yaml").exists():
+        raise InputError("there is no run to go on with", where=folder, fix="leave --resume out to begin one")
+    if folder.exists() and any(folder.iterdir()) and not (force or resume):
+        raise InputError(
+            "a run of this name is there already",
+            where=folder,
+            fix="--name another, --resume it, or --force to replace it",
+        )
+    if folder.exists() and force and any(folder.iterdir()) and not (folder / "recipe.yaml").exists():
+        raise InputError("is not a run's folder, and will not be replaced", where=folder, fix="choose another --name")
+
+
+def _open_folder(prepared: Prepared, folder: Path, force: bool, resume: bool) -> None:
+    """Write what the run starts from; a resumed run must start from the same."""
+    if resume:
+        known = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+        for name, part in prepared.facts["splits"].items():
+            if (
+                part["indices"] != known["splits"][name]["indices"]
+                or part["fingerprint"] != known["splits"][name]["fingerprint"]
+            ):
+                raise InputError(f"the {name} rows are no longer those of the run", where=folder, fix="begin a new run")
+        return
+    if force and folder.exists():
+        shutil.rmtree(folder)
+    with atomic_file(folder / "recipe.yaml") as file:
+        file.write(prepared.recipe.to_yaml())
+    write_json(folder / "data.json", prepared.facts)
+    write_json(folder / "environment.json", environment(prepared))
+
+
+def environment(prepared: Prepared) -> dict[str, Any]:
+    """Versions, machine and base: what it takes to repeat the run."""
+    packages = {}
+    for name in ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    here = device()
+    return {
+        "tunesmith": __version__,
+        "python": platform.python_version(),
+        "packages": packages,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "device": torch.cuda.get_device_name(here) if here.type == "cuda" else str(here),
+        "threads": torch.get_num_threads(),
+        "precision": str(pick(prepared.recipe.precision, here)).removeprefix("torch."),
+        "base": {
+            "name": prepared.base.name,
+            "revision": prepared.base.revision,
+            "sha256": prepared.base.fingerprint,
+            "licence": prepared.base.licence,
+        },
+        "command": sys.argv,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+# ---------------------------------------------------------------------- before, while and after
+
+
+def _begin(prepared: Prepared, folder: Path) -> Trained:
+    recipe, task = prepared.recipe, prepared.task
+    labels = task.labels if task.name != "regress" else None
+    host = make_host(recipe, prepared.base, prepared.head, labels, multi=bool(getattr(task, "multi", False)))
+    pad = prepared.reader.tokenizer.pad_token_id
+    scale = _scale(prepared, host) if task.name == "regress" else Scale()
+    collate = _scaled(collator(task, pad if pad is not None else 0), scale)
+    dtype = pick(recipe.precision, device())
+    reading = Reading(host, collate, prepared.head, tokens=2 * recipe.batch.tokens, dtype=dtype)
+    return Trained(prepared, host, reading, scale, folder)
+
+
+def _scaled(collate: Callable[..., dict[str, Tensor]], scale: Scale) -> Callable[..., dict[str, Tensor]]:
+    if scale == Scale():
+        return collate
+
+    def scaled(rows: Any) -> dict[str, Tensor]:
+        batch = collate(rows)
+        batch["labels"] = (batch["labels"] - scale.mean) / scale.deviation
+        return batch
+
+    return scaled
+
+
+def _scale(prepared: Prepared, host: Host) -> Scale:
+    """Mean and deviation of the training numbers; the mean only where the head has a bias to take it up."""
+    values = np.array(labels_of(prepared.encoded["train"]), dtype=float)
+    mean = float(values.mean()) if _last_linear(host).bias is not None else 0.0
+    return Scale(mean, float(np.sqrt(((values - mean) ** 2).mean())) or 1.0)
+
+
+def _last_linear(host: Host) -> nn.Linear:
+    """The layer of the head that gives the one number."""
+    heads = [s.module for s in host.anatomy.sites if s.role == "head" and isinstance(s.module, nn.Linear)]
+    return next(m for m in reversed(heads) if m.out_features == 1)
+
+
+def _test_rows(prepared: Prepared) -> np.ndarray:
+    test = prepared.encoded["test"]
+    limit = prepared.recipe.checks.rows or len(test)
+    drawn = np.random.default_rng(prepared.recipe.seed).permutation(len(test))[:limit]
+    return np.sort(drawn)
+
+
+def _written_rows(prepared: Prepared, held_out: np.ndarray) -> np.ndarray:
+    if prepared.task.name not in ("generate", "chat"):
+        return held_out[:0]
+    return held_out[: prepared.recipe.checks.generate]
+
+
+def _before(made: Trained, held_out: np.ndarray) -> dict[str, Any]:
+    """Baselines, and what the base writes; kept, so that a resumed run need not measure the base again."""
+    prepared = made.prepared
+    encoded = prepared.encoded
+    found: dict[str, Any] = {
+        "answers": before_training(
+            prepared.task, made.reading, encoded["train"], encoded["test"], held_out, prepared.recipe.seed
+        )
+    }
+    written = _written_rows(prepared, held_out)
+    if len(written):
+        with made.host.off():
+            found["texts"] = _texts(made, written)
+    return found
+
+
+def _texts(made: Trained, written: np.ndarray) -> dict[str, Any]:
+    prepared = made.prepared
+    rows = [prepared.encoded["test"].original(i) for i in written]
+    texts, stopped = write_texts(
+        prepared.task, made.reading, prepared.reader, rows, prepared.recipe.checks.generate_tokens
+    )
+    return {"answers": Answers([prepared.task.target(r) for r in rows], texts), "stopped": stopped, "rows": rows}
+
+
+def _work(made: Trained) -> Work:
+    recipe, task = made.prepared.recipe, made.prepared.task
+    losses = recipe.loss or [find("loss", task.loss).choose()]
+    *transforms, stepper = recipe.optimizer
+    rate = rate_of(recipe)
+    validation = made.prepared.encoded["validation"]
+    return Work(
+        host=made.host,
+        rows=made.prepared.encoded["train"],
+        collate=made.reading.collate,
+        head=made.prepared.head,
+        losses=[c.build() for c in losses],
+        gradient=recipe.gradient.build(),
+        transforms=[c.build() for c in transforms],
+        stepper=stepper.part.choose({**stepper.settings, "lr": rate}).build(),
+        schedule=recipe.schedule.build(),
+        budget=Budget(**{n: getattr(recipe.budget, n) for n in type(recipe.budget).model_fields}),
+        rows_per_step=recipe.batch.rows,
+        tokens=recipe.batch.tokens,
+        dtype=made.reading.dtype,
+        seed=recipe.seed,
+        folder=made.folder / "checkpoints",
+        save_minutes=recipe.save.minutes,
+        save_steps=recipe.save.steps,
+        validate=(lambda: _validation_loss(made, validation)) if len(validation) else None,
+        validations=recipe.checks.validations,
+    )
+
+
+def _validation_loss(made: Trained, rows: Any) -> float:
+    """The task's own loss on the validation rows."""
+    outputs = read(made.reading, rows)
+    if made.prepared.head != "sequence-classification":
+        return float(outputs.loss.sum() / max(1, outputs.units.sum()))
+    logits = torch.from_numpy(outputs.logits).float()
+    labels = torch.tensor(labels_of(rows))
+    name = made.prepared.task.loss
+    if name == "squared_error":
+        wanted = (labels.float() - made.scale.mean) / made.scale.deviation
+        return float(nn.functional.mse_loss(logits.squeeze(-1), wanted))
+    if name == "binary_cross_entropy":
+        return float(nn.functional.binary_cross_entropy_with_logits(logits, labels.float()))
+    return float(nn.functional.cross_entropy(logits, labels))
+
+
+def _train(made: Trained, work: Work, hear: Listener) -> None:
+    engine = Loop(work, device())
+    if engine.resume():
+        hear({"event": "note", "text": f"resumed at step {engine.state.step}"})
+    rates = {"rate": work.stepper.lr, "steps": engine.total_steps if np.isfinite(engine.total_steps) else None}
+    count = sum(p.numel() for p in engine.parameters.values())
+    hear({"event": "start", "trainable": count, "tensors": len(engine.parameters), **rates})
+    with _signals(engine):
+        for event in engine:
+            hear(event)
+            if event["event"] == "health" and event["step"] >= 10 and event["asleep"]:
+                names = ", ".join(list(event["asleep"])[:3])
+                hear({"event": "warning", "text": f"{len(event['asleep'])} tensors do not learn, first {names}"})
+    if engine.state.stopped == "interrupted":
+        assert engine.interrupt is not None
+        raise Interrupted(
+            f"stopped at step {engine.state.step}; go on with: tunesmith tune {made.folder / 'recipe.yaml'} "
+            f"--out {made.folder.parent} --name {made.folder.name} --resume", engine.interrupt,
+        )  # fmt: skip
+
+
+@contextmanager
+def _signals(engine: Loop) -> Iterator[None]:
+    """SIGINT and SIGTERM end the run after the step that is under way; a second SIGINT ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if engine.interrupt is not None:
+            raise KeyboardInterrupt
+        engine.interrupt = number
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _after(made: Trained, held_out: np.ndarray) -> dict[str, Any]:
+    """Bring a regression's head to the scale of the rows, then score the tuned model."""
+    prepared = made.prepared
+    if made.scale != Scale():
+        _fold_scale(made)
+    test = prepared.encoded["test"]
+    found: dict[str, Any] = {
+        "answers": answers(prepared.task, test, read(made.reading, test, held_out), held_out),
+        "texts_of_rows": [_row_text(prepared, test.original(i)) for i in held_out],
+    }
+    written = _written_rows(prepared, held_out)
+    if len(written):
+        found["texts"] = _texts(made, written)
+    return found
+
+
+@torch.no_grad()
+def _fold_scale(made: Trained) -> None:
+    last = _last_linear(made.host)
+    last.weight.mul_(made.scale.deviation)
+    if last.bias is not None:
+        last.bias.mul_(made.scale.deviation).add_(made.scale.mean)
+    made.scale = Scale()
+    pad = made.prepared.reader.tokenizer.pad_token_id
+    made.reading.collate = collator(made.prepared.task, pad if pad is not None else 0)
+
+
+def _row_text(prepared: Prepared, row: dict[str, Any]) -> str:
+    values = [row[c] for c in prepared.task.input_columns]
+    return " | ".join(" ".join(v) if isinstance(v, list) and v and isinstance(v[0], str) else str(v) for v in values)
+
+
+# ---------------------------------------------------------------------- saving
+
+
+def artefact_folder(folder: Path, recipe: Recipe) -> Path:
+    """``adapter`` for a run with adapters, ``model`` for one that trained the model's own weights."""
+    return folder / ("adapter" if recipe.adapter else "model")
+
+
+def _save(made: Trained) -> None:
+    """Write the artefact whole, with the tokenizer, and the outputs that it must give again."""
+    prepared = made.prepared
+    with atomic_folder(artefact_folder(made.folder, prepared.recipe)) as target:
+        if prepared.recipe.adapter:
+            artefacts.save_adapter(
+                made.host, target, base=str(prepared.base.name), revision=prepared.base.revision, head=prepared.head
+            )
+        else:
+            artefacts.save_model(made.host, target)
+        save_tokenizer(prepared.reader, made.host, target)
+    with atomic_folder(made.folder / "probe") as target:
+        save_file(probe_outputs(made.reading, prepared), target / "outputs.safetensors")
+    for old in (made.folder / "checkpoints").glob("step-*"):
+        shutil.rmtree(old)
+
+
+def save_tokenizer(reader: Any, host: Host, target: Path) -> None:
+    """The tokenizer with the template that was trained with, and for a language model every id that ends a text."""
+    tokenizer = reader.tokenizer
+    if host.model.can_generate():
+        from ..engine.generate import stop_ids
+
+        if tokenizer.chat_template is None or reader.template != tokenizer.chat_template:
+            tokenizer.chat_template = reader.template
+        host.model.generation_config.eos_token_id = stop_ids(host.model, tokenizer)
+        if host.model.generation_config.pad_token_id is None:
+            host.model.generation_config.pad_token_id = tokenizer.pad_token_id
+        host.model.generation_config.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def probe_outputs(reading: Reading, prepared: Prepared) -> dict[str, Tensor]:
+    """What the model says of the first test rows in fp32, to compare a reloaded one with."""
+    test = prepared.encoded["test"]
+    rows = np.arange(min(PROBE_ROWS, len(test)))
+    exact = Reading(reading.host, reading.collate, reading.head, reading.tokens)
+    outputs = read(exact, test, rows)
+    return {
+        "logits": torch.from_numpy(np.ascontiguousarray(outputs.logits, dtype=np.float32)),
+        "loss": torch.from_numpy(outputs.loss.astype(np.float64)),
+        "tokens": torch.from_numpy(np.concatenate([t.ravel() for t in outputs.tokens]).astype(np.float32)),
+    }
+
+
+def _prove(folder: Path) -> None:
+    """Reload the artefact in a fresh process and compare its outputs.
+
+    Raises:
+        RunError: it does not load, lacks a trained tensor, or gives other outputs.
+    """
+    made = subprocess.run(
+        [sys.executable, "-m", "tunesmith.run.verify", str(folder)], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        reason = (made.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RunError(f"{folder}: the saved model is not the trained one: {reason}")
+    write_json(folder / "proof.json", json.loads(made.stdout.strip().splitlines()[-1]))
+
+
+def _cost(made: Trained, seconds: float) -> dict[str, Any]:
+    stored = sum(f.stat().st_size for f in artefact_folder(made.folder, made.prepared.recipe).rglob("*.safetensors"))
+    trainable = sum(p.numel() for p in made.host.trainable().values())
+    total = sum(p.numel() for p in made.host.model.parameters())
+    return {"seconds": seconds, "trainable": trainable, "parameters": total, "stored_bytes": stored}

@@ -1,0 +1,140 @@
+"""Scores of a model on held-out rows, and what it has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..data.encode import Encoded
+from ..data.reader import Reader
+from ..data.tasks import Task
+from ..engine.generate import Sampling, generate
+from ..engine.predict import Outputs, Reading, features, read, token_features
+from ..evaluation import baselines
+from ..evaluation.metrics import Answers
+
+PROBE_ROWS = 5000
+"""Training rows that the linear probe sees at most: beyond these it hardly gains, and it must stay cheap."""
+
+PROBE_TOKENS = 20_000
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A regression's numbers are learned at mean 0 and deviation 1; this brings them there and back."""
+
+    mean: float = 0.0
+    deviation: float = 1.0
+
+
+def labels_of(encoded: Encoded) -> list[Any]:
+    """The encoded label of every row."""
+    return [row["labels"] for row in encoded.take(np.arange(len(encoded)))]
+
+
+def answers(task: Task, encoded: Encoded, outputs: Outputs, chosen: np.ndarray, scale: Scale = Scale()) -> Answers:  # noqa: B008
+    """What a model said of these rows, ready to be scored."""
+    if task.name in ("classify", "pair"):
+        return _classes(task, [encoded.take([i])[0]["labels"] for i in chosen], outputs.logits)
+    if task.name == "regress":
+        said = outputs.logits[:, 0].astype(float) * scale.deviation + scale.mean
+        return Answers([encoded.take([i])[0]["labels"] for i in chosen], said.tolist())
+    if task.name == "tag":
+        originals = [encoded.original(i) for i in chosen]
+        tagged = [tags_of(task, encoded.take([i])[0], t, len(o[task.columns["tokens"]]))
+                for i, t, o in zip(chosen, outputs.tokens, originals, strict=True)]  # fmt: skip
+        truth = [task.target(o) for o in originals]
+        return Answers(truth, tagged, loss=outputs.loss, units=outputs.units)
+    return _by_row(encoded, outputs, chosen)
+
+
+def _classes(task: Task, truth: list[Any], logits: np.ndarray) -> Answers:
+    labels = task.labels or []
+    if getattr(task, "multi", False):
+        share = 1 / (1 + np.exp(-logits.astype(float)))
+        return Answers(truth, (share > 0.5).astype(float).tolist(), share, labels, multi=True)
+    z = logits.astype(float) - logits.max(1, keepdims=True)
+    share = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    return Answers(truth, share.argmax(1).tolist(), share, labels)
+
+
+def tags_of(task: Task, encoded: dict[str, Any], scores: np.ndarray, words: int) -> list[str]:
+    """A tag for every word; words that were cut off get the first tag, which is ``O`` where there is one."""
+    labels = task.labels or []
+    said = [labels[0]] * words
+    for word, score in zip(encoded["words"], scores, strict=True):
+        said[word] = labels[int(score.argmax())]
+    return said
+
+
+def _by_row(encoded: Encoded, outputs: Outputs, chosen: np.ndarray) -> Answers:
+    """Losses of a language model, with the pieces of one text added up."""
+    owners, place = np.unique(encoded.rows[chosen], return_inverse=True)
+    loss, units = np.zeros(len(owners)), np.zeros(len(owners), dtype=np.int64)
+    np.add.at(loss, place, outputs.loss)
+    np.add.at(units, place, outputs.units)
+    return Answers([""] * len(owners), loss=loss, units=units)
+
+
+def before_training(
+    task: Task, reading: Reading, train: Encoded, test: Encoded, chosen: np.ndarray, seed: int
+) -> dict[str, Answers]:
+    """What the tuned model has to beat, by name, measured on the same test rows while the model still is its base."""
+    if task.name in ("generate", "chat", "lm"):
+        return {"base (zero-shot)": answers(task, test, read(reading, test, chosen), chosen)}
+    drawn = np.random.default_rng(seed).permutation(len(train))[:PROBE_ROWS]
+    if task.name == "tag":
+        return _tag_baselines(task, reading, train, test, drawn, chosen, seed)
+    truth = [test.take([i])[0]["labels"] for i in chosen]
+    known = [train.take([i])[0]["labels"] for i in drawn]
+    labels, multi = task.labels or (), bool(getattr(task, "multi", False))
+    floor = "mean" if task.name == "regress" else "majority class"
+    return {
+        floor: baselines.constant(known, truth, labels, multi=multi),
+        "base (linear probe)": baselines.probe(
+            features(reading, train, drawn),
+            known,
+            features(reading, test, chosen),
+            truth,
+            labels,
+            multi=multi,
+            seed=seed,
+        ),
+    }
+
+
+def _tag_baselines(
+    task: Task, reading: Reading, train: Encoded, test: Encoded, drawn: np.ndarray, chosen: np.ndarray, seed: int
+) -> dict[str, Answers]:
+    truth = [task.target(test.original(i)) for i in chosen]
+    floor = baselines.commonest_tag([task.target(train.original(i)) for i in drawn], truth)
+    enough = drawn[: int(np.searchsorted(np.cumsum(train.units[drawn]), PROBE_TOKENS)) + 1]
+    seen, classes, _ = token_features(reading, train, enough)
+    asked, held, owners = token_features(reading, test, chosen)
+    labels = task.labels or []
+    said = baselines.probe(seen, classes.tolist(), asked, held.tolist(), labels, seed=seed)
+    scores = said.probabilities
+    assert scores is not None
+    tagged = []
+    for place, i in enumerate(chosen):
+        tagged.append(tags_of(task, test.take([i])[0], scores[owners == place], len(truth[place])))
+    picked = np.log(np.clip(scores[np.arange(len(held)), held], 1e-12, 1))
+    loss = np.bincount(owners, -picked, minlength=len(chosen))
+    units = np.bincount(owners, minlength=len(chosen))
+    return {"commonest tag": floor, "base (linear probe)": Answers(truth, tagged, loss=loss, units=units)}
+
+
+def write_texts(
+    task: Any, reading: Reading, reader: Reader, rows: list[dict[str, Any]], tokens: int
+) -> tuple[list[str], list[bool]]:
+    """What the model writes for these rows' prompts, and whether it stopped by itself."""
+    room = max(8, reader.max_length)
+    prompts = [task.prompt_ids(row, reader)[-room:] for row in rows]
+    written = list(
+        generate(reading.host, prompts, reader.tokenizer, sampling=Sampling(max_tokens=tokens), dtype=reading.dtype)
+    )
+    return [reader.tokenizer.decode(w.ids, skip_special_tokens=True).strip() for w in written], [
+        w.stopped for w in written
+    ]

@@ -1,0 +1,318 @@
+"""A finished run, opened to be used: predict, generate, evaluate, report, hand over to other tools."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import artefacts
+from ..data import tasks
+from ..data.encode import Encoded, collator, encode
+from ..data.reader import Reader
+from ..data.rows import Rows, read
+from ..engine import predict as engine
+from ..engine.generate import Sampling, generate
+from ..engine.precision import pick
+from ..engine.predict import Reading
+from ..errors import InputError, RunError
+from ..evaluation.intervals import difference, measure, verdict
+from ..evaluation.metrics import Answers, names_for
+from ..host import Host
+from ..models.bases import BaseInfo, load, resolve
+from ..recipe import Recipe
+from ..recipe import read as read_recipe
+from ..storage import atomic_folder
+from .build import device, make_host
+from .carry_out import artefact_folder, save_tokenizer
+from .measure import answers, tags_of
+
+
+class Run:
+    """A run's folder, opened. The model is loaded when it is first needed.
+
+    Args:
+        folder: folder of the run.
+
+    Raises:
+        InputError: it holds no run, or one that is not finished.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not (self.folder / "recipe.yaml").exists():
+            raise InputError("holds no run", where=self.folder, expected="the folder of a run, e.g. runs/NAME")
+        self.recipe: Recipe = read_recipe(self.folder / "recipe.yaml")
+        if not artefact_folder(self.folder, self.recipe).exists():
+            raise InputError("the run is not finished", where=self.folder, fix=f"go on with: tunesmith tune "
+                             f"{self.folder / 'recipe.yaml'} --out {self.folder.parent} --name {self.folder.name} --resume")  # fmt: skip
+        self.facts: dict[str, Any] = json.loads((self.folder / "data.json").read_text(encoding="utf-8"))
+        self.task = tasks.from_dict(self.facts["task"])
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        """A notebook shows the report."""
+        import html
+
+        page = (self.folder / "report.html").read_text(encoding="utf-8")
+        return f'<iframe srcdoc="{html.escape(page)}" width="100%" height="640" style="border:0"></iframe>'
+
+    # ------------------------------------------------------------------ what it stands on
+
+    @cached_property
+    def base(self) -> BaseInfo:
+        """The base that the run started from.
+
+        Raises:
+            RunError: it is not the one that the run was trained on.
+        """
+        known = json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))["base"]
+        base = resolve(self.recipe.base or "", self.recipe.revision)
+        if base.fingerprint != known["sha256"]:
+            raise RunError(f"{self.folder}: the base {base.name} has changed since the run was trained on it")
+        return base
+
+    @cached_property
+    def host(self) -> Host:
+        """The tuned model, with every trained tensor checked against the run's manifest."""
+        folder = artefact_folder(self.folder, self.recipe)
+        head = self.task.head(self.base.architecture)
+        labels = self.task.labels if self.task.name != "regress" else None
+        trained = _manifest(folder)
+        if self.recipe.adapter:
+            host = make_host(self.recipe, self.base, head, labels, multi=self._multi, trained=trained)
+            artefacts.load_adapter(host, folder)
+        else:
+            host = Host(load(resolve(str(folder)), head, labels=labels, seed=0).model, trained)
+            artefacts.check_manifest(host, folder)
+        return host.to(device()).eval()
+
+    @property
+    def _multi(self) -> bool:
+        return bool(getattr(self.task, "multi", False))
+
+    @cached_property
+    def reader(self) -> Reader:
+        """What turns text into ids, as it did in training."""
+        template = Path(self.recipe.template).read_text(encoding="utf-8") if self.recipe.template else None
+        return Reader(
+            self.base.tokenizer(), self.base.architecture, max_length=self.facts["max_length"],
+            policy=self.recipe.length.over or "truncate", template=template,
+        )  # fmt: skip
+
+    @cached_property
+    def reading(self) -> Reading:
+        """How rows are read with the model."""
+        pad = self.reader.tokenizer.pad_token_id
+        return Reading(
+            self.host, collator(self.task, pad if pad is not None else 0), self.task.head(self.base.architecture),
+            tokens=2 * self.recipe.batch.tokens, dtype=pick(self.recipe.precision, device()),
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ use
+
+    def predict(self, rows: Any) -> list[Any]:
+        """What the model says of each row.
+
+        Args:
+            rows: texts, pairs of texts, sentences of words, prompts, conversations; or dictionaries, a table or a file
+                with the run's columns.
+
+        Returns:
+            For each row: ``{"label", "probability"}`` for classes (``labels`` where a row can have several), a number,
+            a list of tags, or a text.
+        """
+        table = self._table(rows)
+        if self.task.name in ("generate", "chat", "lm"):
+            return self._write([table[i] for i in range(len(table))])
+        encoded = self._encode(table)
+        outputs = engine.read(self.reading, encoded)
+        if self.task.name == "regress":
+            return [float(v) for v in outputs.logits[:, 0]]
+        if self.task.name == "tag":
+            words = [len(table[i][self.task.columns["tokens"]]) for i in range(len(table))]
+            pieces = encoded.take(np.arange(len(encoded)))
+            return [tags_of(self.task, p, t, n) for p, t, n in zip(pieces, outputs.tokens, words, strict=True)]
+        said = answers(self.task, encoded, outputs, np.arange(len(encoded)))
+        assert said.probabilities is not None
+        return [self._named(p) for p in said.probabilities]
+
+    def _named(self, share: np.ndarray) -> dict[str, Any]:
+        labels = self.task.labels or []
+        if self._multi:
+            kept = {n: round(float(p), 6) for n, p in zip(labels, share, strict=True) if p > 0.5}
+            return {"labels": list(kept), "probabilities": kept}
+        return {"label": labels[int(share.argmax())], "probability": round(float(share.max()), 6)}
+
+    def generate(
+        self, prompts: Sequence[Any], *, tokens: int = 128, temperature: float = 0.0, seed: int = 0, base: bool = False
+    ) -> list[str]:
+        """What the model writes after each prompt (a text, or a conversation as a list of messages).
+
+        Args:
+            prompts: the prompts.
+            tokens: most tokens to write.
+            temperature: 0 takes the likeliest token each time.
+            seed: seed of the draw.
+            base: let the base model write instead.
+
+        Raises:
+            InputError: the run's task writes no text.
+        """
+        if self.task.name not in ("generate", "chat", "lm"):
+            raise InputError(f"task {self.task.name} writes no text", where=self.folder, fix="use predict")
+        table = self._table(list(prompts))
+        with self.host.off() if base else _nothing():
+            if base and not self.recipe.adapter:
+                raise InputError("the run holds no base beside its model", where=self.folder, fix="use the base itself")
+            return self._write([table[i] for i in range(len(table))], Sampling(tokens, temperature, 1.0, seed))
+
+    def _write(self, rows: list[dict[str, Any]], sampling: Sampling = Sampling()) -> list[str]:  # noqa: B008
+        task: Any = self.task
+        prompts = [task.prompt_ids(row, self.reader) for row in rows]
+        written = generate(self.host, prompts, self.reader.tokenizer, sampling=sampling, dtype=self.reading.dtype)
+        return [self.reader.tokenizer.decode(w.ids, skip_special_tokens=True).strip() for w in written]
+
+    def evaluate(self, rows: Any) -> dict[str, Any]:
+        """Scores on other rows with intervals; for language models beside their base, with the paired difference.
+
+        Raises:
+            InputError: a column is missing, or a row is wrong.
+        """
+        table = read(rows)
+        for column in self.task.columns.values():
+            table.column(column)
+        self.task.check(table)
+        encoded = self._encode(table)
+        everything = np.arange(len(encoded))
+        tuned = self._answers(encoded, everything)
+        names = names_for(self.task.name, multi=self._multi)
+        result: dict[str, Any] = {
+            "rows": len(table), "tuned": {n: asdict(measure(n, tuned)) for n in names}, "task": self.task.name,
+        }  # fmt: skip
+        if self.recipe.adapter and self.task.name in ("generate", "chat", "lm"):
+            with self.host.off():
+                base = self._answers(encoded, everything)
+            result["base"] = {n: asdict(measure(n, base)) for n in names}
+            changes = {n: difference(n, tuned, base) for n in names}
+            result["difference"] = {n: {**asdict(c), "verdict": verdict(c)} for n, c in changes.items()}
+        return result
+
+    def _answers(self, encoded: Encoded, chosen: np.ndarray) -> Answers:
+        return answers(self.task, encoded, engine.read(self.reading, encoded, chosen), chosen)
+
+    def _encode(self, table: Rows) -> Encoded:
+        return encode(table, np.arange(len(table)), self.task, self.reader)
+
+    def _table(self, rows: Any) -> Rows:
+        """Rows of whatever form, with the run's columns."""
+        if isinstance(rows, str) and not Path(rows).exists() and ":" not in rows and self.task.name != "lm":
+            raise InputError("is no file", where=rows, expected="a file, or a list of texts")
+        if isinstance(rows, list | tuple) and rows and not isinstance(rows[0], Mapping):
+            rows = [self._as_row(value) for value in rows]
+        table = read(rows)
+        missing = [c for r, c in self.task.columns.items() if r in _INPUTS and c not in table.columns]
+        missing = [c for c in missing if c != self.task.columns.get("input")]
+        if missing:
+            raise InputError(
+                f"column {missing[0]!r} is missing",
+                where=table.source,
+                expected=f"the run's columns {', '.join(missing)}",
+            )
+        return table
+
+    def _as_row(self, value: Any) -> dict[str, Any]:
+        columns = self.task.columns
+        if self.task.name == "chat":
+            spoken = [{"role": "user", "content": value}] if isinstance(value, str) else list(value)
+            return {columns["messages"]: spoken}
+        if "second" in columns and isinstance(value, list | tuple):
+            return {columns["text"]: value[0], columns["second"]: value[1]}
+        role = next(r for r in ("text", "tokens", "prompt") if r in columns)
+        return {columns[role]: list(value) if role == "tokens" else value}
+
+    # ------------------------------------------------------------------ handing over
+
+    def report(self) -> Any:
+        """The report, as a table for the terminal; a notebook shows the run itself."""
+        from ..evaluation.report import render_terminal
+
+        return render_terminal(self.results)
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """What ``report.json`` holds."""
+        return json.loads((self.folder / "report.json").read_text(encoding="utf-8"))
+
+    def save_pretrained(self, out: str | Path, *, form: str = "auto", force: bool = False) -> Path:
+        """Write the model for other tools, and check it in a fresh process.
+
+        Args:
+            out: folder to write.
+            form: ``merged``, a plain Hugging Face folder; ``adapter``, in PEFT's format where PEFT has the technique;
+                ``auto`` merges where the adapters can be folded.
+            force: replace the folder if it exists.
+
+        Raises:
+            InputError: the folder exists, or the form does not fit the run.
+            RunError: what was written gives other outputs.
+        """
+        out = Path(out)
+        if form not in ("auto", "merged", "adapter"):
+            raise InputError(f"form {form!r}", expected="auto, merged or adapter")
+        if out.exists() and not force:
+            raise InputError("is there already", where=out, fix="name another folder, or --force to replace it")
+        reason = self.host.why_not_fold()
+        if form == "merged" and reason:
+            raise InputError(f"cannot be merged: {reason}", where=self.folder, fix="--as adapter")
+        if form == "adapter" and not self.recipe.adapter:
+            raise InputError("the run has no adapter", where=self.folder, fix="--as merged")
+        if form == "adapter" or reason:
+            shutil.copytree(artefact_folder(self.folder, self.recipe), out, dirs_exist_ok=force)
+            return out
+        self._merge(out)
+        return out
+
+    def _merge(self, out: Path) -> None:
+        """Fold a fresh copy of the model, so that this one stays as it is."""
+        other = Run(self.folder)
+        other.host.fold()
+        with atomic_folder(out) as target:
+            other.host.model.save_pretrained(target)
+            save_tokenizer(other.reader, other.host, target)
+            made = subprocess.run(
+                [sys.executable, "-m", "tunesmith.run.verify", str(self.folder), "--merged", str(target)],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            if made.returncode:
+                reason = (made.stderr.strip().splitlines() or ["no message"])[-1]
+                raise RunError(f"{out}: the merged model is not the trained one: {reason}")
+        other.__dict__.pop("host", None)
+
+
+_INPUTS = ("text", "second", "tokens", "prompt", "messages")
+
+
+def _manifest(folder: Path) -> list[str]:
+    """Names of the model's own trained tensors."""
+    try:
+        listed = json.loads((folder / artefacts.MANIFEST).read_text(encoding="utf-8"))["tensors"]
+    except OSError:
+        raise RunError(f"{folder}: the manifest of trained tensors is missing") from None
+    return [n.removeprefix("model.") for n in listed if n.startswith("model.")]
+
+
+def _nothing() -> Any:
+    import contextlib
+
+    return contextlib.nullcontext()

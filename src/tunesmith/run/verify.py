@@ -1,0 +1,73 @@
+"""Run in a fresh process: load what was saved, and compare its outputs with those of the model that was trained."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from ..data.encode import collator
+from ..engine.predict import Reading, read
+from ..errors import RunError, TunesmithError
+from ..host import Host
+from ..models.bases import load, resolve
+from .opened import Run
+
+TOLERANCE = 1e-5
+"""Largest difference of an output in fp32, relative to the largest output; a merged model may have ten times that."""
+
+
+def main(arguments: list[str]) -> int:
+    """``FOLDER`` checks the run's own artefact, ``FOLDER --merged MODEL`` a merged model against the run."""
+    try:
+        run = Run(arguments[0])
+        merged = Path(arguments[2]) if len(arguments) > 2 else None
+        worst = compare(run, merged)
+        limit = TOLERANCE * (10 if merged else 1)
+        if not worst <= limit:
+            raise RunError(f"outputs differ by {worst:.2g} of the largest one; at most {limit:g} is allowed")
+        print(json.dumps({"largest_relative_difference": worst, "tolerance": limit, "torch": torch.__version__}))
+    except TunesmithError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def compare(run: Run, merged: Path | None) -> float:
+    """The largest difference of the outputs on the probe rows, relative to the largest output."""
+    from .prepare import prepare
+
+    saved = load_file(run.folder / "probe" / "outputs.safetensors")
+    prepared = prepare(run.recipe)
+    host = run.host if merged is None else _plain(run, merged)
+    pad = run.reader.tokenizer.pad_token_id
+    reading = Reading(host, collator(run.task, pad if pad is not None else 0), run.reading.head, run.reading.tokens)
+    test = prepared.encoded["test"]
+    outputs = read(reading, test, np.arange(len(saved["loss"])))
+    here = {
+        "logits": torch.from_numpy(outputs.logits).float(),
+        "loss": torch.from_numpy(outputs.loss),
+        "tokens": torch.from_numpy(np.concatenate([t.ravel() for t in outputs.tokens]).astype(np.float32)),
+    }
+    worst = 0.0
+    for name, values in saved.items():
+        if values.numel():
+            worst = max(worst, float((here[name] - values).abs().max() / values.abs().max().clamp(min=1e-6)))
+    return worst
+
+
+def _plain(run: Run, folder: Path) -> Host:
+    """A merged model as any other tool would load it."""
+    labels = run.task.labels if run.task.name != "regress" else None
+    loaded = load(resolve(str(folder)), run.reading.head, labels=labels, seed=1)
+    if loaded.fresh:
+        raise RunError(f"{loaded.fresh[0]} is missing")
+    return Host(loaded.model)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

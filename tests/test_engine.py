@@ -1,0 +1,283 @@
+"""The loop's laws: exact accumulation, exact resumption, honest stops."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tiny import BOTH, DECODERS, tiny
+from tunesmith import parts
+from tunesmith.engine.batches import epoch_steps, micro_batches
+from tunesmith.engine.loop import Budget, Loop, Work
+from tunesmith.engine.predict import Reading, read
+from tunesmith.engine.step import Step, count_units
+from tunesmith.errors import RunError
+from tunesmith.host import Host
+
+
+class Table:
+    """Encoded rows in memory."""
+
+    def __init__(self, rows: list[dict[str, Any]]):
+        self.rows = rows
+        self.lengths = np.array([len(r["input_ids"]) for r in rows])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, indices: np.ndarray) -> list[dict[str, Any]]:
+        return [self.rows[int(i)] for i in indices]
+
+    def where(self, index: int) -> str:
+        return f"rows.csv line {index + 2}"
+
+
+def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    width = max(len(r["input_ids"]) for r in rows)
+
+    def pad(key: str, value: int) -> Tensor:
+        return torch.tensor([r[key] + [value] * (width - len(r[key])) for r in rows])
+
+    mask = torch.tensor([[1] * len(r["input_ids"]) + [0] * (width - len(r["input_ids"])) for r in rows])
+    labels = pad("labels", -100) if isinstance(rows[0]["labels"], list) else torch.tensor([r["labels"] for r in rows])
+    return {"input_ids": pad("input_ids", 0), "attention_mask": mask, "labels": labels}
+
+
+def table(kind: str, count: int = 24, seed: int = 0) -> Table:
+    random = np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        ids = random.integers(5, 100, random.integers(4, 20)).tolist()
+        labels: Any = ids[0] % 3 if kind == "classify" else [t if j > 2 else -100 for j, t in enumerate(ids)]
+        rows.append({"input_ids": ids, "labels": labels})
+    return Table(rows)
+
+
+def work(family: str = "bert", adapter: str | None = "lora", mask: str | None = None, **changes: Any) -> Work:
+    decoder = family in DECODERS + BOTH
+    model = tiny(family)
+    fresh = [n for n, _ in model.named_parameters() if "classifier" in n]
+    host = Host(model, fresh)
+    if adapter:
+        host.attach(parts.find("adapter", adapter).choose())
+    host.train_only(parts.find("mask", mask).choose().build() if mask else None)
+    made = Work(
+        host=host,
+        rows=table("lm" if decoder else "classify"),
+        collate=collate,
+        head="seq2seq-lm" if family in BOTH else "causal-lm" if decoder else "sequence-classification",
+        losses=[parts.find("loss", "cross_entropy").choose().build()],
+        gradient=parts.find("gradient", "backprop").choose().build(),
+        transforms=[parts.find("optimizer", "clip_norm").choose().build()],
+        stepper=parts.find("optimizer", "adamw").choose({"lr": 1e-2}).build(),
+        schedule=parts.find("schedule", "linear").choose().build(),
+        budget=Budget(epochs=None, steps=5),
+        rows_per_step=8,
+        tokens=10_000,
+    )
+    return replace(made, **changes)
+
+
+def weights(loop: Loop) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in loop.parameters.items()}
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5"])
+def test_accumulation_is_exact(family: str) -> None:
+    """1 x 8, 2 x 4 and 8 x 1 rows give the same gradient, on rows of uneven length."""
+    gradients = []
+    for tokens in (10_000, 60, 1):
+        loop = Loop(work(family, tokens=tokens))
+        loop.work.host.eval()
+        loop._gradient(np.arange(8))
+        gradients.append({n: p.grad.clone() for n, p in loop.parameters.items() if p.grad is not None})
+    assert len(list(micro_batches(np.arange(8), loop.work.rows.lengths, 1))) == 8
+    for other in gradients[1:]:
+        for name, gradient in gradients[0].items():
+            torch.testing.assert_close(other[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3", "opt", "t5"])
+def test_loss_is_the_mean_over_supervised_tokens(family: str) -> None:
+    """The loss equals the one that transformers computes, although the head sees only supervised places."""
+    made = work(family, adapter=None, mask="everything")
+    batch = collate(made.rows.take(np.arange(6)))
+    step = Step(made.host, batch, made.head)
+    ours = made.losses[0](step)
+    theirs = made.host.model(**batch).loss
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert step.units == count_units(batch["labels"], made.head) == len(step.targets) == len(step.logits)
+
+
+def test_padding_does_not_change_what_is_read() -> None:
+    for family in ("bert", "llama", "t5"):
+        made = work(family)
+        whole = read(Reading(made.host, collate, made.head, tokens=10_000), made.rows)
+        single = read(Reading(made.host, collate, made.head, tokens=1), made.rows)
+        np.testing.assert_allclose(whole.logits, single.logits, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(whole.loss, single.loss, rtol=1e-4, atol=1e-4)
+
+
+def test_every_row_is_seen_once_an_epoch() -> None:
+    lengths = np.random.default_rng(0).integers(1, 50, 1003)
+    steps = epoch_steps(lengths, 32, seed=1, epoch=0)
+    assert sorted(itertools.chain(*steps)) == list(range(1003)) and {len(s) for s in steps} == {32, 1003 % 32}
+    again = epoch_steps(lengths, 32, seed=1, epoch=0)
+    assert all(np.array_equal(a, b) for a, b in zip(steps, again, strict=True))
+    other = epoch_steps(lengths, 32, seed=1, epoch=1)
+    assert not all(np.array_equal(a, b) for a, b in zip(steps, other, strict=True))
+
+
+def test_little_is_padding() -> None:
+    lengths = np.random.default_rng(0).integers(1, 200, 5000)
+    padded = sum(len(s) * lengths[s].max() for s in epoch_steps(lengths, 32, seed=0, epoch=0))
+    assert lengths.sum() / padded > 0.9
+
+
+@pytest.mark.parametrize("adapter,mask", [("lora", None), (None, "everything")])
+def test_resumed_is_uninterrupted(adapter: str | None, mask: str | None, tmp_path: Path) -> None:
+    """A run that is cut off after any step and taken up again ends with the same bits, dropout and all."""
+    whole = Loop(work(adapter=adapter, mask=mask, budget=Budget(epochs=3)))
+    events = list(whole)
+    for cut in (1, 4, 7):
+        folder = tmp_path / str(cut)
+        first = Loop(work(adapter=adapter, mask=mask, budget=Budget(epochs=3), folder=folder, save_steps=1))
+        for event in first:
+            if event["event"] == "save" and event["step"] == cut:
+                break
+        second = Loop(work(adapter=adapter, mask=mask, budget=Budget(epochs=3), folder=folder))
+        assert second.resume() and second.state.step == cut
+        rest = [e["loss"] for e in second if e["event"] == "step"]
+        assert rest == [e["loss"] for e in events if e["event"] == "step"][cut:]
+        for name, tensor in weights(whole).items():
+            assert torch.equal(weights(second)[name], tensor), name
+
+
+def test_smaller_micro_batches_when_memory_runs_out() -> None:
+    """The micro-batch shrinks, the step's rows and the gradient stay."""
+    reference, limited = Loop(work()), work()
+    for module in (*reference.work.host.modules(), *limited.host.modules()):
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # a micro-batch draws its own drop-out
+    list(reference)
+    sizes: list[int] = []
+    plain = limited.collate
+
+    def collate_within_limit(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        if len(rows) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        sizes.append(len(rows))
+        return plain(rows)
+
+    loop = Loop(replace(limited, collate=collate_within_limit))
+    list(loop)
+    assert max(sizes) <= 3 and loop.state.rows == reference.state.rows
+    for name, tensor in weights(reference).items():
+        torch.testing.assert_close(weights(loop)[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_a_row_that_does_not_fit_alone_is_an_error() -> None:
+    def never(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        raise MemoryError
+
+    with pytest.raises(RunError, match="does not hold a single row of"):
+        list(Loop(work(collate=never)))
+
+
+def test_a_loss_that_is_not_finite_names_its_rows() -> None:
+    made = work(rows=table("classify", 8), rows_per_step=8)
+    bad = made.rows.rows[5]["input_ids"][0]
+    for i, row in enumerate(made.rows.rows):
+        row["input_ids"] = [t for t in row["input_ids"] if t != bad] or [6]
+        if i == 5:
+            row["input_ids"] = [bad, 7]
+    made.rows.lengths = np.array([len(r["input_ids"]) for r in made.rows.rows])
+    with torch.no_grad():
+        made.host.model.get_input_embeddings().weight[bad] = math.nan
+    with pytest.raises(RunError, match=r"the loss is nan; it comes from rows.csv line 7;"):
+        list(Loop(made))
+
+
+def test_a_tensor_that_does_not_learn_is_reported() -> None:
+    made = work(budget=Budget(epochs=None, steps=12))
+    idle = nn.Parameter(torch.ones(3))
+    made.host.adapters["idle"] = nn.Module()
+    made.host.adapters["idle"].register_parameter("w", idle)
+    events = {e["step"]: e for e in Loop(made) if e["event"] == "health"}
+    assert events[10]["asleep"] == {"adapter.idle.w": "no gradient"}
+    assert any("lora.A" in name for name in events[1]["asleep"]), "LoRA's A has no gradient in the first step"
+
+
+def test_nothing_learns_is_an_error() -> None:
+    made = work(schedule=lambda progress: 0.0)
+    with pytest.raises(RunError, match="nothing has learned"):
+        list(Loop(made))
+
+
+@pytest.mark.parametrize("budget,steps,why", [
+    (Budget(epochs=2), 6, "budget"), (Budget(epochs=None, rows=20), 3, "budget"), (Budget(epochs=0.34), 1, "budget"),
+    (Budget(epochs=9, minutes=1e-6), 1, "minutes"), (Budget(epochs=9, steps=4), 4, "budget"),
+])  # fmt: skip
+def test_budgets_end_the_run(budget: Budget, steps: int, why: str) -> None:
+    loop = Loop(work(budget=budget))
+    list(loop)
+    assert (loop.state.step, loop.state.stopped) == (steps, why)
+
+
+def test_patience_keeps_the_best_weights() -> None:
+    losses = iter([3.0, 1.0, 2.0, 2.5, 0.1])
+    loop = Loop(work(budget=Budget(epochs=9, patience=2), validate=lambda: next(losses)))
+    kept = None
+    for event in loop:
+        if event["event"] == "validation" and event["loss"] == 1.0:
+            kept = weights(loop)
+    assert loop.state.stopped == "patience" and loop.state.best_step == 6 and kept is not None
+    for name, tensor in kept.items():
+        assert torch.equal(weights(loop)[name], tensor)
+
+
+def test_interrupt_saves_and_stops(tmp_path: Path) -> None:
+    loop = Loop(work(budget=Budget(epochs=9), folder=tmp_path))
+    for event in loop:
+        if event["event"] == "step" and event["step"] == 2:
+            loop.interrupt = 15
+    assert loop.state.stopped == "interrupted" and [p.name for p in tmp_path.glob("step-*")] == ["step-00000002"]
+    assert Loop(work(folder=tmp_path)).resume()
+
+
+def test_bf16_follows_fp32() -> None:
+    """The gradient in bf16 points where the one in fp32 does."""
+    flat = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        loop = Loop(work(dtype=dtype))
+        loop.work.host.eval()
+        loop._gradient(np.arange(8))
+        flat[dtype] = torch.cat([p.grad.flatten() for p in loop.parameters.values() if p.grad is not None])
+    assert torch.cosine_similarity(flat[torch.float32], flat[torch.bfloat16], dim=0) > 0.99
+
+
+@pytest.mark.parametrize("name", list(parts.of_kind("schedule")))
+def test_schedules_warm_up_and_stay_within_bounds(name: str) -> None:
+    schedule = parts.find("schedule", name).choose({"warmup": 0.25}).build()
+    values = [schedule(i / 100) for i in range(101)]
+    assert all(0 <= v <= 1 for v in values) and max(values) == pytest.approx(1.0)
+    assert all(b > a for a, b in itertools.pairwise(values[:26]))
+    assert all(b <= a for a, b in itertools.pairwise(values[25:]))
+
+
+def test_slanted_triangular_is_the_papers_equation() -> None:
+    """Howard and Ruder 2018, eq. 3, with T = 100, cut_frac = 0.1, ratio = 32."""
+    schedule = parts.find("schedule", "slanted_triangular").choose().build()
+    total, cut_frac, ratio = 100, 0.1, 32
+    cut = math.floor(total * cut_frac)
+    for t in range(total):
+        p = t / cut if t < cut else 1 - (t - cut) / (cut * (1 / cut_frac - 1))
+        assert schedule(t / total) == pytest.approx((1 + p * (ratio - 1)) / ratio)

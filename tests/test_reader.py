@@ -1,0 +1,155 @@
+"""Text to token ids: the same in training and in use, and supervised where it should be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tokens import TEMPLATES, bert, gpt
+from tunesmith.data.reader import IGNORED, Reader
+from tunesmith.errors import InputError
+
+TALK = [
+    {"role": "user", "content": "What is the capital of France?"},
+    {"role": "assistant", "content": "Paris is the capital."},
+    {"role": "user", "content": "Thank you."},
+    {"role": "assistant", "content": "I am fine"},
+]
+
+
+def decoder(template: str, **options: Any) -> Reader:
+    text = TEMPLATES[template]
+    return Reader(gpt(text, bos=template in ("llama3", "gemma", "mistral")), "decoder", max_length=256, **options)
+
+
+def supervised(reader: Reader, encoding: Any) -> str:
+    kept = [i for i, label in zip(encoding.input_ids, encoding.labels, strict=True) if label != IGNORED]
+    return str(reader.tokenizer.decode(kept))
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+class TestEveryTemplate:
+    def test_training_begins_with_what_the_model_is_asked(self, template: str) -> None:
+        """The ids before each answer are those with which generation starts, for every turn."""
+        reader = decoder(template)
+        encoding = reader.chat(TALK)
+        for turn in (1, 3):
+            asked = reader.chat_prompt(TALK[:turn])
+            assert encoding.input_ids[: len(asked)] == asked
+            assert encoding.labels[len(asked) - 1] == IGNORED and encoding.labels[len(asked)] != IGNORED
+
+    def test_only_answers_and_their_ends_are_supervised(self, template: str) -> None:
+        reader = decoder(template)
+        encoding = reader.chat(TALK)
+        text = supervised(reader, encoding)
+        assert "Paris is the capital." in text and "I am fine" in text
+        assert "capital of France" not in text and "Thank you" not in text and "user" not in text
+        ends = [i for i, x in enumerate(encoding.labels) if x in reader._special]
+        assert len(ends) == 2, "each turn ends with one supervised end mark"
+        assert encoding.labels[ends[0] + 1] == IGNORED
+        assert all(label == IGNORED for label in encoding.labels[ends[1] + 1 :])
+
+    def test_text_is_begun_once(self, template: str) -> None:
+        reader = decoder(template)
+        assert reader.chat(TALK).input_ids.count(reader.tokenizer.bos_token_id) <= 1
+
+    def test_ids_are_those_of_transformers(self, template: str) -> None:
+        reader = decoder(template)
+        theirs = reader.tokenizer.apply_chat_template(TALK, chat_template=reader.template, tokenize=True)
+        theirs = list(getattr(theirs, "input_ids", theirs))
+        ours = reader.chat(TALK).input_ids
+        if template not in ("plain", "mistral"):  # where a piece would reach over the edge of an answer
+            assert ours[: len(theirs)] == theirs
+        assert reader.tokenizer.decode(ours).startswith(reader.tokenizer.decode(theirs).rstrip())
+
+    def test_a_completion_starts_after_its_prompt(self, template: str) -> None:
+        reader = decoder(template)
+        asked = reader.prompt("Translate: the cat")
+        encoding = reader.completion("Translate: the cat", "Die Katze")
+        assert encoding.input_ids[: len(asked)] == asked and set(encoding.labels[: len(asked)]) == {IGNORED}
+        assert supervised(reader, encoding).startswith(("Die Katze", " Die Katze"))
+        ends = [i for i in encoding.labels if i in reader._special]
+        assert len(ends) == 1
+
+
+def test_a_template_that_changes_its_mind_is_an_error() -> None:
+    template = "{% for m in messages %}{{ loop.length ~ m['content'] }}{% endfor %}"
+    with pytest.raises(InputError, match="writes turn 2 in another way"):
+        Reader(gpt(template), "decoder", max_length=99).chat(TALK)
+
+
+def test_a_template_that_fails_is_one_line() -> None:
+    reader = Reader(gpt("{{ raise_exception('only users') }}"), "decoder", max_length=99)
+    with pytest.raises(InputError, match=r"fails on roles user, assistant.*\(only users\)"):
+        reader.chat(TALK[:2])
+
+
+def test_texts_and_pairs_are_the_tokenizers() -> None:
+    reader = Reader(bert(), "encoder", max_length=64)
+    [one] = reader.texts(["the lazy dog"])
+    [two] = reader.texts(["the lazy dog"], ["the fox"])
+    assert one.input_ids == reader.tokenizer("the lazy dog")["input_ids"]
+    both = reader.tokenizer("the lazy dog", "the fox")
+    assert two.input_ids == both["input_ids"] and two.token_type_ids == both["token_type_ids"]
+
+
+def test_long_texts_keep_their_closing_token() -> None:
+    reader = Reader(bert(), "encoder", max_length=8)
+    [one] = reader.texts(["the lazy dog jumps over the quick brown fox"])
+    [two] = reader.texts(["the fox"], ["the lazy dog jumps over the quick brown fox"])
+    sep = reader.tokenizer.sep_token_id
+    assert one.full > 8 and len(one.input_ids) == 8 and one.input_ids[-1] == sep
+    assert len(two.input_ids) == 8 and two.input_ids[-1] == sep
+    assert reader.tokenizer.decode(two.input_ids).startswith("[CLS] the fox [SEP]")
+
+
+@pytest.mark.parametrize("make", [bert, gpt])
+def test_the_first_subword_of_each_word_carries_its_tag(make: Any) -> None:
+    reader = Reader(make(), "encoder", max_length=64)
+    words = ["Paris", "schläft", "quickest", "42."]
+    [encoding] = reader.words([words])
+    assert encoding.words == [0, 1, 2, 3] and sum(encoding.labels) == 4
+    starts = [i for i, first in enumerate(encoding.labels) if first]
+    pieces = [encoding.input_ids[a:b] for a, b in zip(starts, [*starts[1:], None], strict=True)]
+    for word, ids in zip(words, pieces, strict=True):
+        assert reader.tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == word
+
+
+def test_cut_sentences_count_the_words_that_they_lose() -> None:
+    reader = Reader(bert(), "encoder", max_length=6)
+    [encoding] = reader.words([["the", "lazy", "dog", "jumps", "over", "the", "fox"]])
+    assert len(encoding.input_ids) == len(encoding.labels) == 6
+    assert encoding.lost == 7 - len(encoding.words or []) > 0
+
+
+def test_a_long_prompt_is_cut_on_its_left_and_keeps_the_answer() -> None:
+    reader = Reader(gpt(bos=True), "decoder", max_length=24)
+    encoding = reader.completion("What is the capital of France? " * 6, "Paris")
+    assert len(encoding.input_ids) == 24 and encoding.lost == 0 and encoding.full > 24
+    assert encoding.input_ids[0] == reader.tokenizer.bos_token_id
+    assert supervised(reader, encoding) == "Paris</s>"
+
+
+def test_an_answer_that_is_too_long_counts_what_it_loses() -> None:
+    reader = Reader(gpt(), "decoder", max_length=10)
+    encoding = reader.completion("Hello", "Paris is the capital of France, " * 3)
+    assert len(encoding.input_ids) == 10 and encoding.lost > 0
+    kept = sum(label != IGNORED for label in encoding.labels)
+    whole = Reader(gpt(), "decoder", max_length=999).completion("Hello", "Paris is the capital of France, " * 3)
+    assert kept + encoding.lost == sum(label != IGNORED for label in whole.labels)
+
+
+def test_documents_lose_no_token() -> None:
+    reader = Reader(gpt(bos=True), "decoder", max_length=8)
+    [pieces] = reader.documents(["The quick brown fox jumps over the lazy dog, and then it jumps again."])
+    ids = [i for p in pieces for i in p.input_ids if i != reader.tokenizer.bos_token_id]
+    assert reader.tokenizer.decode(ids) == "The quick brown fox jumps over the lazy dog, and then it jumps again.</s>"
+    assert all(len(p.input_ids) <= 8 and p.labels[1:] == p.input_ids[1:] for p in pieces)
+
+
+def test_two_sided_models_read_the_prompt_and_write_the_answer() -> None:
+    reader = Reader(gpt(), "encoder-decoder", max_length=64)
+    encoding = reader.completion("the cat", "Die Katze")
+    assert encoding.input_ids == reader.prompt("the cat") and encoding.labels[-1] == reader.tokenizer.eos_token_id
+    assert reader.tokenizer.decode(encoding.labels[:-1]) == "Die Katze"
