@@ -119,13 +119,14 @@ def rows_found(
 ) -> Any:
     """What is in a file: columns, task, and three rows, with a base token by token."""
     from ..data.detect import detect
+    from ..data.render import as_text, render
     from ..data.rows import read
 
     rows = read(source)
     found = detect(rows, task, dict(columns) or None)
     reader = _reader(base, rows, found) if base else None
-    first = [rows[i] for i in range(min(3, len(rows)))]
     if as_json:
+        first = [rows[i] for i in range(min(3, len(rows)))]
         types = {f.name: str(f.type) for f in rows.table.schema if f.name in rows.columns}
         return {"source": rows.source, "rows": len(rows), "columns": types, "task": found.describe(),
                 "notes": found.notes, "fingerprint": rows.fingerprint, "examples": first}  # fmt: skip
@@ -137,7 +138,7 @@ def rows_found(
         Text(f"{rows.source}: {len(rows):,} rows", style="bold"),
         _table("columns", ("name", "type"), schema),
         *(Text(note) for note in found.notes),
-        *rendered(found, reader, first),
+        *(as_text(shown) for shown in render(found, reader, rows)),
     )
 
 
@@ -153,52 +154,6 @@ def _reader(base: str, rows: Any, task: Any) -> Any:
     first = Reader(info.tokenizer(), info.architecture, max_length=limit)
     length = suggest_length(rows, np.arange(len(rows)), task, first, limit)
     return Reader(first.tokenizer, info.architecture, max_length=length, policy="truncate")
-
-
-def rendered(task: Any, reader: Any, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Rows as the model sees them; what is supervised is marked by colour, and by ``[[`` and ``]]`` without colour."""
-    from rich.text import Text
-
-    lines: list[Any] = []
-    for number, row in enumerate(rows, 1):
-        lines.append(Text(f"row {number}", style="bold"))
-        if reader is None:
-            lines += [Text(f"  {role}: {_short(task.value(row, role))}") for role in task.columns]
-            continue
-        for encoding in task.encode([row], reader)[0][:1]:
-            lines.append(_tokens(encoding, task, reader))
-    return lines
-
-
-def _tokens(encoding: Any, task: Any, reader: Any) -> Any:
-    from rich.text import Text
-
-    text = Text("  ")
-    two_sides = task.per_token and reader.architecture == "encoder-decoder"
-    marks = encoding.labels if task.per_token and not two_sides else [-100] * len(encoding.input_ids)
-    for token, label in zip(reader.tokenizer.convert_ids_to_tokens(encoding.input_ids), marks, strict=True):
-        shown = token.replace("Ġ", "·").replace("Ċ", "⏎").replace("▁", "·")
-        name = f"/{task.labels[label]}" if task.name == "tag" and label != -100 else ""
-        text.append(f"[[{shown}{name}]]" if label != -100 else shown, style="bold green" if label != -100 else "dim")
-        text.append(" ")
-    if two_sides:
-        text.append("-> " + " ".join(f"[[{t}]]" for t in reader.tokenizer.convert_ids_to_tokens(encoding.labels)))
-    elif not task.per_token:
-        text.append(f"-> [[{_answer(task, encoding.labels)}]]", style="bold green")
-    units = sum(label != -100 for label in encoding.labels) if task.per_token else 1
-    text.append(f"  ({len(encoding.input_ids)} tokens, {units} supervised)", style="dim")
-    return text
-
-
-def _answer(task: Any, label: Any) -> str:
-    if isinstance(label, list):
-        return ", ".join(n for n, on in zip(task.labels, label, strict=True) if on)
-    return task.labels[label] if task.labels else f"{label:g}"
-
-
-def _short(value: Any) -> str:
-    text = str(value).replace("\n", " ")
-    return text if len(text) <= 160 else text[:157] + "..."
 
 
 # ---------------------------------------------------------------------- runs and machine

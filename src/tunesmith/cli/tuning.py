@@ -51,14 +51,14 @@ def plan(recipe: Recipe, as_json: bool) -> Any:
     from rich.syntax import Syntax
     from rich.text import Text
 
-    from .show import rendered
+    from ..data.render import as_text, render
 
     for note in notes:
         print(note, file=sys.stderr)
     lines = f"{count:,} of {total:,} weights train, at rate {facts['rate']:g}; {steps:,} steps an epoch"
-    first = [prepared.parted.tables["train"][int(i)] for i in prepared.parted.indices["train"][:3]]
+    first = prepared.parted.tables["train"].take(prepared.parted.indices["train"][:3])
     return Group(
         Syntax(prepared.recipe.to_yaml(), "yaml", background_color="default"),
-        *rendered(task, prepared.reader, first),
+        *(as_text(shown) for shown in render(task, prepared.reader, first)),
         Text(lines),
     )

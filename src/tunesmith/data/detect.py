@@ -107,7 +107,7 @@ def _match(rows: Rows, given: Mapping[str, str]) -> tuple[str, dict[str, str]]:
 
 
 def _by_name(rows: Rows, kind: type[Task], given: Mapping[str, str], without: str = "") -> dict[str, str]:
-    """Role -> column by the names of the ecosystem; empty unless every role that is needed has a column that fits it."""
+    """Role -> column by the names of the ecosystem; empty unless every needed role has a column that fits it."""
     if any(role not in kind.roles for role in given):
         return {}
     found = dict(given)
@@ -291,7 +291,7 @@ def _notes(
         parts.append(f"{role} = {column}{why}")
     notes = [f"task {name} ({'as you say' if named else 'found'}): {', '.join(parts)}"]
     if name == "generate" and "input" in found:
-        notes.append(f"the prompt is {found['prompt']} with {found['input']} below it, where a row has one (Alpaca's form)")
+        notes.append(f"the prompt is {found['prompt']}, with {found['input']} below it where a row has one")
     if name == "chat" and "from" in {f.name for f in _type(rows, found["messages"]).value_type}:
         notes.append("ShareGPT's from/value become role/content; human is the user, gpt is the assistant")
     if rest := [c for c in rows.columns if c not in found.values()]:
