@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import BOTH, DECODERS, tiny
 from torch import Tensor, nn
 
+from tiny import BOTH, DECODERS, tiny
 from tunesmith import parts
 from tunesmith.engine.batches import epoch_steps, micro_batches
 from tunesmith.engine.loop import Budget, Loop, Work

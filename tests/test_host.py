@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import BOTH, CONFIGS, ENCODERS, batch, tiny
 from torch import Tensor, nn
 
+from tiny import BOTH, CONFIGS, ENCODERS, batch, tiny
 from tunesmith import artefacts, parts
 from tunesmith.errors import InputError, RunError
 from tunesmith.host import Host

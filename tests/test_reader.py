@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tokens import TEMPLATES, bert, gpt, llama
 
+from tokens import TEMPLATES, bert, gpt
 from tunesmith.data.reader import IGNORED, Reader
 from tunesmith.errors import InputError
 

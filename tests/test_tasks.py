@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokens import bert, gpt
 
+from tokens import bert, gpt
 from tunesmith.data import tasks
 from tunesmith.data.detect import detect
 from tunesmith.data.encode import collator, encode, suggest_length
@@ -237,7 +237,9 @@ LONG = {"prompt": lambda i: "what is it?", "completion": lambda i: "word " * (60
 def test_long_answers_stop_the_run_unless_the_user_chooses() -> None:
     rows = many(12, **LONG)
     task = detect(rows)
-    with pytest.raises(InputError, match=r"row 5: 1 rows would lose \d+ tokens of their answers at length 32.*--length \d+"):
+    with pytest.raises(
+        InputError, match=r"row 5: 1 rows would lose \d+ tokens of their answers at length 32.*--length \d+"
+    ):
         encode(rows, np.arange(12), task, reader_for("generate", max_length=32))
     cut = encode(rows, np.arange(12), task, reader_for("generate", max_length=32, policy="truncate"))
     assert len(cut) == 12 and cut.counts["rows_that_lost_answers"] == 1 and cut.counts["answer_tokens_lost"] > 0

@@ -71,7 +71,9 @@ def _pieces() -> str:
 @functools.cache
 def _trained(bert: bool) -> str:
     tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>") if bert else models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer() if bert else pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = (
+        pre_tokenizers.BertPreTokenizer() if bert else pre_tokenizers.ByteLevel(add_prefix_space=False)
+    )
     if bert:
         tokenizer.decoder = decoders.WordPiece()
         trainer: Any = trainers.WordPieceTrainer(vocab_size=400, special_tokens=SPECIAL)

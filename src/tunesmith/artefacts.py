@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import parts
 from .errors import InputError, RunError
@@ -131,9 +131,10 @@ def _to_peft(host: Host) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for owner in owners:
         for name, tensor in host.anatomy.modules[owner].state_dict().items():
             tensors[f"base_model.model.{owner}.{name}"] = tensor.detach().cpu().contiguous().clone()
-    first, dropout = next(iter(ranks)), next(iter(host.adapters.values())).dropout.p
+    first = next(iter(ranks))
+    adapter: Any = next(iter(host.adapters.values()))
     config = {
-        "peft_type": "LORA", "r": ranks[first], "lora_alpha": alphas[first], "lora_dropout": dropout, "bias": "none",
+        "peft_type": "LORA", "r": ranks[first], "lora_alpha": alphas[first], "lora_dropout": adapter.dropout.p, "bias": "none",
         "target_modules": sorted(ranks), "rank_pattern": {p: r for p, r in ranks.items() if r != ranks[first]},
         "alpha_pattern": {p: a for p, a in alphas.items() if a != alphas[first]},
         "modules_to_save": owners or None, "inference_mode": True,
@@ -142,7 +143,7 @@ def _to_peft(host: Host) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, config
 
 
-def _joined(members: list[tuple[Any, nn.Module]]) -> tuple[Tensor, Tensor, float]:
+def _joined(members: list[tuple[Any, Any]]) -> tuple[Tensor, Tensor, float]:
     """Several low-rank updates of one scale, of one module or of some of its rows, as one of the joint rank."""
     outputs = members[0][0].module.weight
     size = outputs.shape[1] if type(members[0][0].module).__name__ == "Conv1D" else outputs.shape[0]

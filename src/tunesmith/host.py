@@ -27,7 +27,7 @@ class Host(nn.Module):
 
     def __init__(self, model: nn.Module, fresh: tuple[str, ...] | list[str] = ()):
         super().__init__()
-        self.model = model
+        self.model: Any = model  # a Hugging Face model; its attributes have no types
         self.anatomy = Anatomy(model, fresh)
         self.adapters = nn.ModuleDict()
         self._sites: dict[str, Site] = {}
@@ -152,7 +152,7 @@ class Host(nn.Module):
             if parameter.requires_grad
         }
 
-    def by_module(self) -> dict[str, list[tuple[Site, nn.Module]]]:
+    def by_module(self) -> dict[str, list[tuple[Site, Any]]]:
         """Path of each adapted module -> its sites and adapters, the lowest first."""
         return {path: [(self._sites[k], self.adapters[k]) for k in keys] for path, keys in self._stacks.items()}
 
@@ -224,7 +224,7 @@ class Host(nn.Module):
         self.adapters = nn.ModuleDict()
         self._sites, self._stacks = {}, {}
 
-    def _fold_one(self, path: str, module: nn.Module) -> None:
+    def _fold_one(self, path: str, module: Any) -> None:
         mine = [self.adapters[key] for key in self._stacks[path]]
         kinds = [(p, p.dtype) for m in (module, *mine) for p in (*m.parameters(), *m.buffers())]
         training = [m.training for m in mine]
@@ -242,7 +242,7 @@ class Host(nn.Module):
             m.train(was)
         self._write(path, module, weight, zero)
 
-    def _write(self, path: str, module: nn.Module, weight: Tensor, zero: Tensor | None) -> None:
+    def _write(self, path: str, module: Any, weight: Tensor, zero: Tensor | None) -> None:
         bias = getattr(module, "bias", None)
         if zero is not None and bias is None and zero.abs().max() > 0:
             raise RunError(f"cannot be folded: {path} has no bias, and its adapter adds one")

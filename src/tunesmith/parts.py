@@ -265,7 +265,8 @@ def _attributes(node: ast.ClassDef) -> Iterator[tuple[str, str, Any]]:
     """Name, annotation and value of each class attribute whose value is a literal."""
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and item.value is not None:
-            target, annotation = item.target, ast.unparse(item.annotation)
+            target: ast.expr = item.target
+            annotation = ast.unparse(item.annotation)
         elif isinstance(item, ast.Assign) and len(item.targets) == 1:
             target, annotation = item.targets[0], ""
         else:

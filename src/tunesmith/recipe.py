@@ -37,7 +37,7 @@ def choose(kind: str, value: Any, *, where: str | None = None) -> Chosen:
         if not isinstance(settings, Mapping | None):
             raise InputError(f"{settings!r} is not a set of settings", where=f"{where}.{name}", expected="key: value")
         return parts.find(kind, str(name), where=where).choose(settings or {}, where=f"{where}.{name}")
-    raise InputError(f"{value!r} names no {kind}", where=where, expected=f"a name or {{name: {{setting: value}}}}")
+    raise InputError(f"{value!r} names no {kind}", where=where, expected="a name or {name: {setting: value}}")
 
 
 def _one(kind: str) -> Any:
@@ -64,68 +64,77 @@ class RowsFrom(_Strict):
     """Where the rows come from and how they are split."""
 
     train: Any = Field(description="file, folder, packaged:NAME, hub:OWNER/NAME, or a table in Python")
-    validation: Any = Field(None, description="held-out rows for choosing; None splits them off")
-    test: Any = Field(None, description="held-out rows for the report; None splits them off")
-    validation_share: Share = Field(0.1, description="share of the rows for validation where no file is given")
-    test_share: Share = Field(0.2, description="share of the rows for the report where no file is given")
-    columns: dict[str, str] = Field({}, description="what a column is: {text: review, label: stars}")
-    group: str | None = Field(None, description="column whose values are never split between train and held-out rows")
-    limit: Count | None = Field(None, description="use only this many rows, drawn by the seed")
+    validation: Any = Field(default=None, description="held-out rows for choosing; None splits them off")
+    test: Any = Field(default=None, description="held-out rows for the report; None splits them off")
+    validation_share: Share = Field(default=0.1, description="share of the rows for validation where no file is given")
+    test_share: Share = Field(default=0.2, description="share of the rows for the report where no file is given")
+    columns: dict[str, str] = Field(default={}, description="what a column is: {text: review, label: stars}")
+    group: str | None = Field(
+        default=None, description="column whose values are never split between train and held-out rows"
+    )
+    limit: Count | None = Field(default=None, description="use only this many rows, drawn by the seed")
 
 
 class Ends(_Strict):
     """When the run ends: at the first limit that it meets."""
 
-    epochs: Positive | None = Field(3.0, description="passes over the training rows")
-    steps: Count | None = Field(None, description="optimizer steps")
-    minutes: Positive | None = Field(None, description="wall time of training")
-    rows: Count | None = Field(None, description="training rows seen")
+    epochs: Positive | None = Field(default=3.0, description="passes over the training rows")
+    steps: Count | None = Field(default=None, description="optimizer steps")
+    minutes: Positive | None = Field(default=None, description="wall time of training")
+    rows: Count | None = Field(default=None, description="training rows seen")
     patience: Count | None = Field(
-        None, description="validations in a row without a lower loss; keeps the best weights"
+        default=None, description="validations in a row without a lower loss; keeps the best weights"
     )
 
 
 class Batch(_Strict):
     """How many rows make a step, and how much goes through the model at a time."""
 
-    rows: Count = Field(32, description="rows of one optimizer step: the effective batch")
-    tokens: Count = Field(4096, description="most tokens in one micro-batch; changes memory and speed, not the result")
+    rows: Count = Field(default=32, description="rows of one optimizer step: the effective batch")
+    tokens: Count = Field(
+        default=4096, description="most tokens in one micro-batch; changes memory and speed, not the result"
+    )
 
 
 class Length(_Strict):
     """What becomes of rows that are too long."""
 
-    max: Count | None = Field(None, description="most tokens of a row; None takes it from the rows and the base")
+    max: Count | None = Field(
+        default=None, description="most tokens of a row; None takes it from the rows and the base"
+    )
     over: Literal["truncate", "drop", "stop"] | None = Field(
-        None, description="what to do with longer rows; None cuts inputs but stops before it cuts what is supervised"
+        default=None,
+        description="what to do with longer rows; None cuts inputs but stops before it cuts what is supervised",
     )
 
 
 class Checks(_Strict):
     """What is measured while and after training."""
 
-    validations: Count = Field(1, description="validations in each epoch")
-    rows: Count | None = Field(None, description="most test rows to score; None takes all")
-    generate: Whole = Field(50, description="test rows for which text is generated and scored (generate, chat)")
-    generate_tokens: Count = Field(64, description="most tokens to generate for each of them")
+    validations: Count = Field(default=1, description="validations in each epoch")
+    rows: Count | None = Field(default=None, description="most test rows to score; None takes all")
+    generate: Whole = Field(default=50, description="test rows for which text is generated and scored (generate, chat)")
+    generate_tokens: Count = Field(default=64, description="most tokens to generate for each of them")
 
 
 class Saves(_Strict):
     """When checkpoints are written."""
 
-    minutes: Positive = Field(5.0, description="wall time between checkpoints")
-    steps: Count | None = Field(None, description="also after so many steps")
+    minutes: Positive = Field(default=5.0, description="wall time between checkpoints")
+    steps: Count | None = Field(default=None, description="also after so many steps")
 
 
 class Recipe(_Strict):
     """Everything that defines a run. A complete recipe has every default written out."""
 
-    base: str | None = Field(None, description="alias, local folder, or hub id; None picks a packaged base")
-    revision: str | None = Field(None, description="revision of a hub id")
+    base: str | None = Field(default=None, description="alias, local folder, or hub id; None picks a packaged base")
+    revision: str | None = Field(default=None, description="revision of a hub id")
     rows: Annotated[RowsFrom, BeforeValidator(lambda v: v if isinstance(v, Mapping | RowsFrom) else {"train": v})]
-    task: str | dict[str, Any] | None = Field(None, description="name of the task; None finds it in the columns")
+    task: str | dict[str, Any] | None = Field(
+        default=None, description="name of the task; None finds it in the columns"
+    )
     adapter: Annotated[list[Chosen], _several("adapter")] = Field([], description="what is added; several are stacked")
-    mask: Annotated[Chosen | None, _one("mask")] = Field(None, description="which own weights move")
+    mask: Annotated[Chosen | None, _one("mask")] = Field(default=None, description="which own weights move")
     loss: Annotated[list[Chosen], _several("loss")] = Field([], description="terms that add up; none takes the task's")
     gradient: Annotated[Chosen, _one("gradient")] = Field("backprop", validate_default=True)
     optimizer: Annotated[list[Chosen], _several("optimizer")] = Field(
@@ -135,7 +144,9 @@ class Recipe(_Strict):
     budget: Ends = Ends()
     batch: Batch = Batch()
     length: Length = Length()
-    template: str | None = Field(None, description="file with a chat template (jinja); None takes the base's own")
+    template: str | None = Field(
+        default=None, description="file with a chat template (jinja); None takes the base's own"
+    )
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")
     checks: Checks = Checks()

@@ -177,7 +177,9 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")], json_:
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    form: Annotated[str, typer.Option("--as", help="merged (a plain model), adapter (PEFT's format), or auto.")] = "auto",
+    form: Annotated[
+        str, typer.Option("--as", help="merged (a plain model), adapter (PEFT's format), or auto.")
+    ] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace the folder if it exists.")] = False,
 ) -> None:
     """Write a run's model for other tools, and check it in a fresh process."""

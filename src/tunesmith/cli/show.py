@@ -114,9 +114,7 @@ def packaged_rows(as_json: bool) -> Any:
     return _table("packaged rows", ("name", "task", "rows", "what it is"), lines)
 
 
-def rows_found(
-    source: str, task: str | None, columns: Mapping[str, str], base: str | None, as_json: bool
-) -> Any:
+def rows_found(source: str, task: str | None, columns: Mapping[str, str], base: str | None, as_json: bool) -> Any:
     """What is in a file: columns, task, and three rows, with a base token by token."""
     from ..data.detect import detect
     from ..data.render import as_text, render

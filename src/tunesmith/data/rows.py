@@ -239,11 +239,11 @@ def _record_batch(chunk: Chunk, schema: pa.Schema, path: Path) -> pa.RecordBatch
 
 def _copy_columnar(path: Path, kind: str, target: Path) -> None:
     """Parquet, or Arrow of any flavour, batch by batch."""
-    import pyarrow.parquet
+    import pyarrow.parquet as parquet
 
     try:
         if kind == ".parquet":
-            source = pa.parquet.ParquetFile(path)
+            source = parquet.ParquetFile(path)
             schema, batches = source.schema_arrow, source.iter_batches(batch_size=5000)
         else:
             schema, batches = _open_arrow(path)
@@ -311,7 +311,8 @@ def _from_memory(source: Any) -> Rows:
         table = pa.Table.from_batches([_record_batch(chunk, schema, Path("list"))]).drop_columns([LINE])
     else:
         raise InputError(
-            f"a {type(source).__name__} holds no rows", expected="a path, a DataFrame, a Table or a list of dictionaries"
+            f"a {type(source).__name__} holds no rows",
+            expected="a path, a DataFrame, a Table or a list of dictionaries",
         )
     if not table.num_rows:
         raise InputError("the table in memory holds no rows")

@@ -61,9 +61,8 @@ def split(
     sides = np.where(place < test, 2, np.where(place < test + validation, 1, 0))
     _fill_empty(sides, keys, {2: test, 1: validation, 0: 1.0}, rows)
     content = keys if group is None else _keys(rows, columns, seed)
-    return Splits(
-        *(np.flatnonzero(sides == side) for side in (0, 1, 2)), duplicates=len(content) - len(np.unique(content))
-    )
+    train, held, tested = (np.flatnonzero(sides == side) for side in (0, 1, 2))
+    return Splits(train, held, tested, duplicates=len(content) - len(np.unique(content)))
 
 
 def _fill_empty(sides: np.ndarray, keys: np.ndarray, wanted: dict[int, float], rows: Rows) -> None:

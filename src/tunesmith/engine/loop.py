@@ -31,7 +31,8 @@ from .step import Step, count_units
 class Rows(Protocol):
     """Encoded rows: ready for the model, on disk."""
 
-    lengths: np.ndarray
+    @property
+    def lengths(self) -> np.ndarray: ...
 
     def __len__(self) -> int: ...
 

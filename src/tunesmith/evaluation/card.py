@@ -54,7 +54,11 @@ def render_card(report: Mapping[str, Any], recipe: str, *, title: str, licence: 
 
 def _result(report: Mapping[str, Any]) -> dict[str, Any]:
     metrics = [
-        {"type": name, "value": round(m["value"], 5), "name": f"{name} (95 % interval {m['low']:.4f} to {m['high']:.4f})"}
+        {
+            "type": name,
+            "value": round(m["value"], 5),
+            "name": f"{name} (95 % interval {m['low']:.4f} to {m['high']:.4f})",
+        }
         for name, m in report["tuned"].items()
     ]
     return {

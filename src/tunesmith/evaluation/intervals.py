@@ -37,7 +37,9 @@ def measure(name: str, answers: Answers, *, level: float = 0.95, seed: int = 0) 
     metric: Metric = find(name)
     counts = metric.counts(answers)
     value = float(metric.figure(counts.sum(0)))
-    return Measured(value, *_interval(metric.figure(_resampled(counts, seed)), level), len(counts), metric.greater, level)
+    return Measured(
+        value, *_interval(metric.figure(_resampled(counts, seed)), level), len(counts), metric.greater, level
+    )
 
 
 def difference(name: str, tuned: Answers, base: Answers, *, level: float = 0.95, seed: int = 0) -> Measured:

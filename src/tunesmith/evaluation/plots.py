@@ -16,7 +16,9 @@ def all_of(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ece = ", ".join(f"{who} {value:.3f}" for who, value in report["calibration"]["ece"].items())
         plots.append((f"Accuracy by confidence; calibration error: {ece}.", _reliability(report["calibration"])))
     if "confusion" in report and len(report["confusion"]["labels"]) <= 30:
-        plots.append(("Rows of each true class (down) by the class that was said (across).", _confusion(report["confusion"])))
+        plots.append(
+            ("Rows of each true class (down) by the class that was said (across).", _confusion(report["confusion"]))
+        )
     return plots
 
 
@@ -46,7 +48,9 @@ def _curve(curve: Mapping[str, Any]) -> str:
     axes.plot(curve["step"], curve["loss"], color=TUNED, alpha=0.25, linewidth=1)
     axes.plot(curve["step"], _smooth(curve["loss"]), color=TUNED, linewidth=1.6, label="training")
     if curve["validation_step"]:
-        axes.plot(curve["validation_step"], curve["validation_loss"], "o-", color=BEFORE, markersize=4, label="validation")
+        axes.plot(
+            curve["validation_step"], curve["validation_loss"], "o-", color=BEFORE, markersize=4, label="validation"
+        )
     axes.set_xlabel("step", color=INK)
     axes.set_ylabel("loss", color=INK)
     axes.legend(frameon=False, fontsize=8)
@@ -65,7 +69,14 @@ def _reliability(calibration: Mapping[str, Any]) -> str:
     made, axes = _figure()
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
     for (who, groups), color in zip(calibration["reliability"].items(), (TUNED, "#9ca3af", BEFORE), strict=False):
-        axes.plot([g["confidence"] for g in groups], [g["accuracy"] for g in groups], "o-", color=color, markersize=4, label=who)
+        axes.plot(
+            [g["confidence"] for g in groups],
+            [g["accuracy"] for g in groups],
+            "o-",
+            color=color,
+            markersize=4,
+            label=who,
+        )
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
     axes.set_xlabel("confidence", color=INK)
     axes.set_ylabel("accuracy", color=INK)
@@ -86,5 +97,7 @@ def _confusion(confusion: Mapping[str, Any]) -> str:
             for x, value in enumerate(row):
                 if value:
                     dark = shares[y][x] > 0.5
-                    axes.text(x, y, str(value), ha="center", va="center", fontsize=7, color="white" if dark else "#1f2937")
+                    axes.text(
+                        x, y, str(value), ha="center", va="center", fontsize=7, color="white" if dark else "#1f2937"
+                    )
     return _svg(made)

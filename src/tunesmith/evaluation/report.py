@@ -43,7 +43,12 @@ def score_rows(report: Mapping[str, Any]) -> list[list[str]]:
         baselines = [interval(name, s[name]) if name in s else "" for s in report["before"].values()]
         against = report["difference"][last]
         lines.append(
-            [name, *baselines, interval(name, report["tuned"][name]), change(name, against[name]) if name in against else ""]
+            [
+                name,
+                *baselines,
+                interval(name, report["tuned"][name]),
+                change(name, against[name]) if name in against else "",
+            ]
         )
     return lines
 
@@ -52,7 +57,10 @@ def cost_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the run cost, as pairs of words and figures."""
     cost = report["cost"]
     rows = [
-        ("trained", f"{cost['trainable']:,} of {cost['parameters']:,} weights ({100 * cost['trainable'] / cost['parameters']:.2f} %)"),
+        (
+            "trained",
+            f"{cost['trainable']:,} of {cost['parameters']:,} weights ({100 * cost['trainable'] / cost['parameters']:.2f} %)",
+        ),
         ("stored", f"{cost['stored_bytes'] / 2**20:.1f} MB"),
     ]
     if "steps" in cost:
@@ -100,7 +108,10 @@ def _written_table(written: Mapping[str, Any]) -> Any:
         table.add_column(heading)
     for name, measured in written["tuned"].items():
         table.add_row(
-            name, interval(name, written["base"][name]), interval(name, measured), change(name, written["difference"][name])
+            name,
+            interval(name, written["base"][name]),
+            interval(name, measured),
+            change(name, written["difference"][name]),
         )
     stopped = written["stopped_by_itself"]
     table.add_row("stopped by itself", f"{100 * stopped['base']:.0f} %", f"{100 * stopped['tuned']:.0f} %", "")

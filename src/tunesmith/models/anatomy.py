@@ -58,7 +58,7 @@ class Site:
     role: str
     layer: int | None
     stack: str
-    module: nn.Module
+    module: Any
     inputs: int
     outputs: int
     rows: slice | None = None
@@ -112,10 +112,10 @@ class Anatomy:
         fresh: names of tensors that were newly made for the task rather than pretrained.
     """
 
-    def __init__(self, model: nn.Module, fresh: Iterable[str] = ()):
+    def __init__(self, model: Any, fresh: Iterable[str] = ()):
         self.model = model
         self.fresh = frozenset(fresh)
-        self.modules = dict(model.named_modules())
+        self.modules: dict[str, Any] = dict(model.named_modules())
         prefix = getattr(model, "base_model_prefix", "")
         self.trunk = prefix if prefix and prefix in self.modules else ""
         self._embeddings = _module_or_none(model, "get_input_embeddings")
@@ -299,7 +299,7 @@ def _transposed(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D"
 
 
-def _module_or_none(model: nn.Module, getter: str) -> nn.Module | None:
+def _module_or_none(model: Any, getter: str) -> nn.Module | None:
     try:
         return getattr(model, getter)() if hasattr(model, getter) else None
     except (NotImplementedError, AttributeError):
@@ -307,7 +307,7 @@ def _module_or_none(model: nn.Module, getter: str) -> nn.Module | None:
 
 
 @torch.no_grad()
-def untie(model: nn.Module, parameter: nn.Parameter) -> bool:
+def untie(model: Any, parameter: nn.Parameter) -> bool:
     """Give each further owner of a shared tensor a copy of its own; True if there was one.
 
     A fold changes one module's weight; without this it would change the tied one too. ``config.json`` is kept true.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, unknown
 from . import folder as folders
 from . import hub, packaged
-from .packaged import Architecture
+from .catalogue import Architecture
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +108,9 @@ def resolve(base: str | os.PathLike[str], revision: str | None = None) -> BaseIn
         aliases = [entry.alias for entry in packaged.catalogue()]
         raise unknown("base", name, [*aliases, "FOLDER", "OWNER/NAME"])
     if revision is not None:
-        raise InputError(f"revision {revision!r} of a folder", where=name, fix="a revision is for a hub model: leave it out")
+        raise InputError(
+            f"revision {revision!r} of a folder", where=name, fix="a revision is for a hub model: leave it out"
+        )
     return _read(path.resolve(), name, None)
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from ..errors import InputError
 from ..storage import hash_file
-from .packaged import Architecture
+from .catalogue import Architecture
 
 _TOKENIZERS = (
     "tokenizer.json", "tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model", "vocab.txt",
@@ -94,7 +94,9 @@ def weights_of(folder: Path) -> list[Path]:
         f"has {pickled[0]} and no safetensors" if pickled else "has no weights",
         where=folder,
         expected="model.safetensors",
-        fix="convert to safetensors: load it where you trust it and call model.save_pretrained(...)" if pickled else None,
+        fix="convert to safetensors: load it where you trust it and call model.save_pretrained(...)"
+        if pickled
+        else None,
     )
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -75,7 +75,7 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
     _open_folder(prepared, folder, force, resume)
     log = EventLog(folder / "events.jsonl")
 
-    def hear(event: dict[str, Any]) -> None:
+    def hear(event: Mapping[str, Any]) -> None:
         log(event)
         listen(event)
 
@@ -102,7 +102,9 @@ def _check_folder(folder: Path, force: bool, resume: bool) -> None:
         raise InputError("there is no run to go on with", where=folder, fix="leave --resume out to begin one")
     if folder.exists() and any(folder.iterdir()) and not (force or resume):
         raise InputError(
-            "a run of this name is there already", where=folder, fix="--name another, --resume it, or --force to replace it"
+            "a run of this name is there already",
+            where=folder,
+            fix="--name another, --resume it, or --force to replace it",
         )
     if folder.exists() and force and any(folder.iterdir()) and not (folder / "recipe.yaml").exists():
         raise InputError("is not a run's folder, and will not be replaced", where=folder, fix="choose another --name")
@@ -113,7 +115,10 @@ def _open_folder(prepared: Prepared, folder: Path, force: bool, resume: bool) ->
     if resume:
         known = json.loads((folder / "data.json").read_text(encoding="utf-8"))
         for name, part in prepared.facts["splits"].items():
-            if part["indices"] != known["splits"][name]["indices"] or part["fingerprint"] != known["splits"][name]["fingerprint"]:
+            if (
+                part["indices"] != known["splits"][name]["indices"]
+                or part["fingerprint"] != known["splits"][name]["fingerprint"]
+            ):
                 raise InputError(f"the {name} rows are no longer those of the run", where=folder, fix="begin a new run")
         return
     if force and folder.exists():
@@ -218,7 +223,9 @@ def _before(made: Trained, held_out: np.ndarray) -> dict[str, Any]:
     prepared = made.prepared
     encoded = prepared.encoded
     found: dict[str, Any] = {
-        "answers": before_training(prepared.task, made.reading, encoded["train"], encoded["test"], held_out, prepared.recipe.seed)
+        "answers": before_training(
+            prepared.task, made.reading, encoded["train"], encoded["test"], held_out, prepared.recipe.seed
+        )
     }
     written = _written_rows(prepared, held_out)
     if len(written):
@@ -230,7 +237,9 @@ def _before(made: Trained, held_out: np.ndarray) -> dict[str, Any]:
 def _texts(made: Trained, written: np.ndarray) -> dict[str, Any]:
     prepared = made.prepared
     rows = [prepared.encoded["test"].original(i) for i in written]
-    texts, stopped = write_texts(prepared.task, made.reading, prepared.reader, rows, prepared.recipe.checks.generate_tokens)
+    texts, stopped = write_texts(
+        prepared.task, made.reading, prepared.reader, rows, prepared.recipe.checks.generate_tokens
+    )
     return {"answers": Answers([prepared.task.target(r) for r in rows], texts), "stopped": stopped, "rows": rows}
 
 

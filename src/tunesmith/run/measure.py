@@ -43,10 +43,10 @@ def answers(task: Task, encoded: Encoded, outputs: Outputs, chosen: np.ndarray, 
         return Answers([encoded.take([i])[0]["labels"] for i in chosen], said.tolist())
     if task.name == "tag":
         originals = [encoded.original(i) for i in chosen]
-        said = [tags_of(task, encoded.take([i])[0], t, len(o[task.columns["tokens"]]))
+        tagged = [tags_of(task, encoded.take([i])[0], t, len(o[task.columns["tokens"]]))
                 for i, t, o in zip(chosen, outputs.tokens, originals, strict=True)]  # fmt: skip
         truth = [task.target(o) for o in originals]
-        return Answers(truth, said, loss=outputs.loss, units=outputs.units)
+        return Answers(truth, tagged, loss=outputs.loss, units=outputs.units)
     return _by_row(encoded, outputs, chosen)
 
 
@@ -78,7 +78,9 @@ def _by_row(encoded: Encoded, outputs: Outputs, chosen: np.ndarray) -> Answers:
     return Answers([""] * len(owners), loss=loss, units=units)
 
 
-def before_training(task: Task, reading: Reading, train: Encoded, test: Encoded, chosen: np.ndarray, seed: int) -> dict[str, Answers]:
+def before_training(
+    task: Task, reading: Reading, train: Encoded, test: Encoded, chosen: np.ndarray, seed: int
+) -> dict[str, Answers]:
     """What the tuned model has to beat, by name, measured on the same test rows while the model still is its base."""
     if task.name in ("generate", "chat", "lm"):
         return {"base (zero-shot)": answers(task, test, read(reading, test, chosen), chosen)}
@@ -92,7 +94,13 @@ def before_training(task: Task, reading: Reading, train: Encoded, test: Encoded,
     return {
         floor: baselines.constant(known, truth, labels, multi=multi),
         "base (linear probe)": baselines.probe(
-            features(reading, train, drawn), known, features(reading, test, chosen), truth, labels, multi=multi, seed=seed
+            features(reading, train, drawn),
+            known,
+            features(reading, test, chosen),
+            truth,
+            labels,
+            multi=multi,
+            seed=seed,
         ),
     }
 
@@ -124,5 +132,9 @@ def write_texts(
     """What the model writes for these rows' prompts, and whether it stopped by itself."""
     room = max(8, reader.max_length)
     prompts = [task.prompt_ids(row, reader)[-room:] for row in rows]
-    written = list(generate(reading.host, prompts, reader.tokenizer, sampling=Sampling(max_tokens=tokens), dtype=reading.dtype))
-    return [reader.tokenizer.decode(w.ids, skip_special_tokens=True).strip() for w in written], [w.stopped for w in written]
+    written = list(
+        generate(reading.host, prompts, reader.tokenizer, sampling=Sampling(max_tokens=tokens), dtype=reading.dtype)
+    )
+    return [reader.tokenizer.decode(w.ids, skip_special_tokens=True).strip() for w in written], [
+        w.stopped for w in written
+    ]

@@ -225,7 +225,9 @@ class Run:
         missing = [c for c in missing if c != self.task.columns.get("input")]
         if missing:
             raise InputError(
-                f"column {missing[0]!r} is missing", where=table.source, expected=f"the run's columns {', '.join(missing)}"
+                f"column {missing[0]!r} is missing",
+                where=table.source,
+                expected=f"the run's columns {', '.join(missing)}",
             )
         return table
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,6 @@ from ..data.tasks import Task
 from ..errors import InputError
 from ..models.bases import BaseInfo, resolve
 from ..recipe import Recipe
-
 
 Say = Callable[[str], None]
 
@@ -75,7 +75,7 @@ def part(recipe: Recipe, rows: Rows, task: Task) -> Parted:
     """Split the rows, or take the files that are given for each split, without a row in two of them."""
     columns = task.input_columns
     given = {n: read(s) for n, s in (("validation", recipe.rows.validation), ("test", recipe.rows.test)) if s}
-    for name, table in given.items():
+    for table in given.values():
         if missing := [c for c in task.columns.values() if c not in table.columns]:
             raise InputError(
                 f"column {missing[0]!r} is missing", where=table.source, expected=f"the columns of {rows.source}"
@@ -163,9 +163,7 @@ def pick_base(rows: Rows, task: Task) -> str:
     return "e5-small" if foreign > 0.2 else "minilm-l6"
 
 
-def _facts(
-    rows: Rows, task: Task, parted: Parted, encoded: dict[str, Encoded], reader: Reader
-) -> dict[str, Any]:
+def _facts(rows: Rows, task: Task, parted: Parted, encoded: dict[str, Encoded], reader: Reader) -> dict[str, Any]:
     from ..storage import hash_json
 
     splits = {}
@@ -203,5 +201,3 @@ def describe(facts: dict[str, Any]) -> list[str]:
         if counts:
             lines.append(f"{name}: over-length " + ", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in counts.items()))
     return lines
-
-

@@ -16,7 +16,12 @@ SCHEMA = 1
 
 
 def make_report(
-    prepared: Prepared, before: dict[str, Any], after: dict[str, Any], events: list[dict[str, Any]], *, cost: dict[str, Any]
+    prepared: Prepared,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    events: list[dict[str, Any]],
+    *,
+    cost: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything that ``report.json`` holds.
 
@@ -105,7 +110,9 @@ def _written(before: dict[str, Any], after: dict[str, Any], prepared: Prepared) 
         ][:8],
     }
     if missing:
-        found["note"] = f"rouge_l and chrf were not measured: pip install 'tunesmith[metrics]' ({', '.join(missing)} missing)"
+        found["note"] = (
+            f"rouge_l and chrf were not measured: pip install 'tunesmith[metrics]' ({', '.join(missing)} missing)"
+        )
     return found
 
 

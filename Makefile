@@ -1,0 +1,40 @@
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+# The CPU build where a plain `torch` would bring gigabytes of CUDA packages; `make TORCH=torch` takes the newest.
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types docs figures clean
+
+demo: $(VENV)/.ready
+	$(BIN)/tunesmith tune recipes/demo.yaml --name demo --force
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.ready
+	$(BIN)/mypy
+
+docs: $(VENV)/.ready
+	$(BIN)/python -m pip install -q -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+figures: $(VENV)/.ready
+	$(BIN)/python bench/table.py
+	$(BIN)/python bench/render.py
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q '$(TORCH)'
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) site build dist .pytest_cache .ruff_cache .mypy_cache
