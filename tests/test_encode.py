@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokens import TEMPLATES, bert, gpt
 
+from tokens import TEMPLATES, bert, gpt
 from tunesmith.data.detect import detect
 from tunesmith.data.encode import encode, suggest_length
 from tunesmith.data.reader import IGNORED, Reader
@@ -41,7 +41,9 @@ def test_what_comes_back_is_what_the_task_made(tmp_path: Path) -> None:
     task, reader = detect(rows), Reader(bert(), "encoder", max_length=32)
     chosen = np.arange(3, 2500, 2)
     encoded = encode(rows, chosen, task, reader, cache=tmp_path / "mine")
-    assert list((tmp_path / "mine").iterdir()) == [tmp_path / "mine" / f"{encoded.key}.arrow"], "and nothing is left behind"
+    assert list((tmp_path / "mine").iterdir()) == [tmp_path / "mine" / f"{encoded.key}.arrow"], (
+        "and nothing is left behind"
+    )
     assert encoded.rows.tolist() == chosen.tolist() and len(encoded) == len(chosen)
     for place in (0, 700, len(chosen) - 1):
         [[whole]] = task.encode([rows[int(chosen[place])]], reader)
@@ -94,7 +96,9 @@ def test_the_row_of_an_error_is_named() -> None:
         {"role": "user", "content": "bad" if i == 17 else f"q {i}"}, {"role": "assistant", "content": "fine"}
     ])  # fmt: skip
     reader = Reader(gpt(picky), "decoder", max_length=64)
-    with pytest.raises(InputError, match=r"row 18: the chat template fails on roles user, assistant .*bad word") as caught:
+    with pytest.raises(
+        InputError, match=r"row 18: the chat template fails on roles user, assistant .*bad word"
+    ) as caught:
         encode(rows, np.arange(40), detect(rows), reader)
     assert "\n" not in str(caught.value)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tokens import TEMPLATES, bert, gpt, llama
 
-from tokens import TEMPLATES, bert, gpt
+from tokens import TEMPLATES, bert, gpt, llama
 from tunesmith.data.reader import IGNORED, Reader
 from tunesmith.errors import InputError
 

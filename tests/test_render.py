@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokens import TEMPLATES, bert, gpt, llama
 
+from tokens import TEMPLATES, bert, gpt, llama
 from tunesmith.data.detect import detect
 from tunesmith.data.reader import Reader
 from tunesmith.data.render import as_text, render
@@ -45,10 +45,15 @@ def test_supervision_is_seen_without_colour() -> None:
 
 
 def test_tags_stand_at_the_first_subword() -> None:
-    rows = read([{"tokens": ["The", "quickest", "fox"], "tags": ["O", "B-A", "I-A"]}] * 12)
+    rows = read([{"tokens": ["The", "quickest", "foxes"], "tags": ["O", "B-A", "I-A"]}] * 12)
     [one] = render(detect(rows), Reader(bert(), "encoder", max_length=32), rows, 1)
     assert [p.tag for p in one.pieces if p.supervised] == ["O", "B-A", "I-A"]
-    assert "/B-A]] e st [[" in as_text(one).plain
+    pieces = [p.text.strip() for p in one.pieces]
+    assert "".join(pieces) == "[CLS]Thequickestfoxes[SEP]" and all(
+        f"/{tag}]]" in as_text(one).plain for tag in ("O", "I-A")
+    )
+    first = [i for i, p in enumerate(one.pieces) if p.supervised][1]
+    assert "quickest".startswith(pieces[first]) and not one.pieces[first + 1].supervised
 
 
 LABELLED = {
