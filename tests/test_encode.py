@@ -38,7 +38,7 @@ def label(i: int) -> str:
 def test_what_comes_back_is_what_the_task_made(tmp_path: Path) -> None:
     """Over several chunks, in the order asked, for indices with gaps, with the original row of each."""
     rows = many(2500, text=text, label=label)
-    task, reader = detect(rows), Reader(bert(), "encoder", max_length=32)
+    task, reader = detect(rows), Reader(gpt(), "encoder", max_length=32)
     chosen = np.arange(3, 2500, 2)
     encoded = encode(rows, chosen, task, reader, cache=tmp_path / "mine")
     assert list((tmp_path / "mine").iterdir()) == [tmp_path / "mine" / f"{encoded.key}.arrow"], (
@@ -56,7 +56,7 @@ def test_what_comes_back_is_what_the_task_made(tmp_path: Path) -> None:
 
 def test_few_rows_of_many_are_the_same_rows() -> None:
     rows = many(3000, text=text, label=label)
-    task, reader = detect(rows), Reader(bert(), "encoder", max_length=32)
+    task, reader = detect(rows), Reader(gpt(), "encoder", max_length=32)
     chosen = np.array([5, 1500, 2999])
     encoded = encode(rows, chosen, task, reader)
     assert [encoded.original(i)["text"] for i in range(3)] == [text(int(i)) for i in chosen]
