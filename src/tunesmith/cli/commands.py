@@ -27,22 +27,19 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but th
 
 def run(arguments: list[str]) -> int:
     """Carry out a command line; returns the exit code. Every error of the user's is one line on stderr."""
-    import click
-
+    usage_error, click_error = typer.BadParameter.__mro__[1:3]  # typer brings its own click, or takes the installed one
     try:
         result = app(arguments, prog_name="tunesmith", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "tunesmith"
-        return _fail(f"{error.format_message()} See '{command} --help'.", 2)
-    except click.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
-    except click.ClickException as error:
-        return _fail(error.format_message(), 2)
     except TunesmithError as error:
         return _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    except click_error as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "tunesmith"
+        hint = f" See '{command} --help'." if isinstance(error, usage_error) else ""
+        return _fail(f"{error.format_message()}{hint}", 2)  # type: ignore[attr-defined]
 
 
 def _fail(message: str, code: int) -> int:

@@ -117,14 +117,13 @@ def packaged_rows(as_json: bool) -> Any:
 def rows_found(source: str, task: str | None, columns: Mapping[str, str], base: str | None, as_json: bool) -> Any:
     """What is in a file: columns, task, and three rows, with a base token by token."""
     from ..data.detect import detect
-    from ..data.render import as_text, render
     from ..data.rows import read
 
     rows = read(source)
     found = detect(rows, task, dict(columns) or None)
     reader = _reader(base, rows, found) if base else None
+    first = [rows[i] for i in range(min(3, len(rows)))]
     if as_json:
-        first = [rows[i] for i in range(min(3, len(rows)))]
         types = {f.name: str(f.type) for f in rows.table.schema if f.name in rows.columns}
         return {"source": rows.source, "rows": len(rows), "columns": types, "task": found.describe(),
                 "notes": found.notes, "fingerprint": rows.fingerprint, "examples": first}  # fmt: skip
@@ -136,7 +135,7 @@ def rows_found(source: str, task: str | None, columns: Mapping[str, str], base: 
         Text(f"{rows.source}: {len(rows):,} rows", style="bold"),
         _table("columns", ("name", "type"), schema),
         *(Text(note) for note in found.notes),
-        *(as_text(shown) for shown in render(found, reader, rows)),
+        *rendered(found, reader, rows),
     )
 
 
@@ -152,6 +151,13 @@ def _reader(base: str, rows: Any, task: Any) -> Any:
     first = Reader(info.tokenizer(), info.architecture, max_length=limit)
     length = suggest_length(rows, np.arange(len(rows)), task, first, limit)
     return Reader(first.tokenizer, info.architecture, max_length=length, policy="truncate")
+
+
+def rendered(task: Any, reader: Any, rows: Any) -> list[Any]:
+    """Three rows as the model sees them; what is supervised is green, and stands in ``[[...]]``."""
+    from ..data.render import as_text, render
+
+    return [as_text(row) for row in render(task, reader, rows)]
 
 
 # ---------------------------------------------------------------------- runs and machine

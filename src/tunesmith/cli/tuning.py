@@ -51,7 +51,7 @@ def plan(recipe: Recipe, as_json: bool) -> Any:
     from rich.syntax import Syntax
     from rich.text import Text
 
-    from ..data.render import as_text, render
+    from .show import rendered
 
     for note in notes:
         print(note, file=sys.stderr)
@@ -59,6 +59,6 @@ def plan(recipe: Recipe, as_json: bool) -> Any:
     first = prepared.parted.tables["train"].take(prepared.parted.indices["train"][:3])
     return Group(
         Syntax(prepared.recipe.to_yaml(), "yaml", background_color="default"),
-        *(as_text(shown) for shown in render(task, prepared.reader, first)),
+        *rendered(task, prepared.reader, first),
         Text(lines),
     )

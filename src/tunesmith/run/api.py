@@ -125,8 +125,9 @@ def predict_file(folder: str | Path, rows: str, out: Path | None, *, force: bool
         raise InputError("is there already", where=out, fix="name another file, or --force to replace it")
     from ..data.rows import read
 
+    run = Run(folder)
     table = read(rows)
-    said = Run(folder).predict(table)
+    said = run.predict(table)
     records = [{**table[i], **_columns(value)} for i, value in enumerate(said)]
     if out is None:
         for record in records:

@@ -130,8 +130,7 @@ def write_texts(
     task: Any, reading: Reading, reader: Reader, rows: list[dict[str, Any]], tokens: int
 ) -> tuple[list[str], list[bool]]:
     """What the model writes for these rows' prompts, and whether it stopped by itself."""
-    room = max(8, reader.max_length)
-    prompts = [task.prompt_ids(row, reader)[-room:] for row in rows]
+    prompts = [reader.shorten(task.prompt_ids(row, reader), reader.max_length) for row in rows]
     written = list(
         generate(reading.host, prompts, reader.tokenizer, sampling=Sampling(max_tokens=tokens), dtype=reading.dtype)
     )

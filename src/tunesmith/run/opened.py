@@ -52,8 +52,8 @@ class Run:
             raise InputError("holds no run", where=self.folder, expected="the folder of a run, e.g. runs/NAME")
         self.recipe: Recipe = read_recipe(self.folder / "recipe.yaml")
         if not artefact_folder(self.folder, self.recipe).exists():
-            raise InputError("the run is not finished", where=self.folder, fix=f"go on with: tunesmith tune "
-                             f"{self.folder / 'recipe.yaml'} --out {self.folder.parent} --name {self.folder.name} --resume")  # fmt: skip
+            again = f"tunesmith tune {self.folder / 'recipe.yaml'} --out {self.folder.parent} --name {self.folder.name}"
+            raise InputError("the run is not finished", where=self.folder, fix=f"go on with: {again} --resume")
         self.facts: dict[str, Any] = json.loads((self.folder / "data.json").read_text(encoding="utf-8"))
         self.task = tasks.from_dict(self.facts["task"])
 

@@ -117,6 +117,7 @@ def prepare(recipe: Recipe, say: Say = lambda text: None) -> Prepared:
         say(note)
     parted = part(recipe, rows, task)
     base = resolve(recipe.base or pick_base(rows, task), recipe.revision)
+    task.head(base.architecture)
     if recipe.base is None:
         say(f"base: {base.name} (packaged; choose another with --base)")
     reader = make_reader(recipe, base, rows, task, parted)

@@ -50,7 +50,7 @@ class _Place(NamedTuple):
     """A tensor in the file: 0 for float32 or 1 for blocks; number of values; first byte; number of bytes."""
 
     kind: int
-    count: int
+    values: int
     start: int
     size: int
 
@@ -102,8 +102,8 @@ def _stored_name(name: str) -> str:
 
 def _tensor(content: bytes, where: _Place, shape: torch.Size) -> torch.Tensor:
     if where.kind == 0:
-        values = np.frombuffer(content, "<f4", where.count, where.start)
-        if where.count < shape.numel():  # only the first token type is stored: the model was never given the second
+        values = np.frombuffer(content, "<f4", where.values, where.start)
+        if where.values < shape.numel():  # only the first token type is stored: the model was never given the second
             values = np.tile(values, shape[0])
         return torch.from_numpy(values.reshape(shape).copy())
     blocks = np.frombuffer(content, np.uint8, where.size, where.start).reshape(-1, 2 + _BLOCK // 2)

@@ -1,0 +1,91 @@
+"""What tests share: a base that is made on the spot, rows that a model can learn, and commands run as a user runs them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny import CONFIGS
+from tokens import TEMPLATES, bert, gpt
+
+WORDS = {"fruit": "apple pear plum grape melon fig", "tool": "hammer saw drill wrench file axe"}
+
+
+def make_base(folder: Path, family: str, template: str | None = None) -> Path:
+    """A tiny random base with a tokenizer, as a Hugging Face folder."""
+    import torch
+    import transformers as tf
+
+    tokenizer = bert() if family == "bert" else gpt(TEMPLATES.get(template or "", template))
+    config = CONFIGS[family]()
+    config.vocab_size = len(tokenizer)
+    config.pad_token_id = tokenizer.pad_token_id
+    config.eos_token_id = tokenizer.eos_token_id
+    torch.manual_seed(0)
+    auto = {"bert": tf.AutoModel, "t5": tf.AutoModelForSeq2SeqLM}.get(family, tf.AutoModelForCausalLM)
+    auto.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny bases by family."""
+    folder = tmp_path_factory.mktemp("bases")
+    made = {name: make_base(folder / name, name) for name in ("bert", "t5")}
+    return made | {"llama": make_base(folder / "llama", "llama", "chatml")}
+
+
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows with two classes that a word decides."""
+    path = tmp_path_factory.mktemp("rows") / "things.csv"
+    draw = random.Random(0)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for i in range(240):
+            label = ("fruit", "tool")[i % 2]
+            writer.writerow([f"the {draw.choice(WORDS[label].split())} number {i}", label])
+    return path
+
+
+@pytest.fixture(scope="session")
+def chat_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Conversations."""
+    path = tmp_path_factory.mktemp("chat") / "chat.jsonl"
+    with open(path, "w", encoding="utf-8") as file:
+        for i in range(60):
+            turns = [{"role": "user", "content": f"How are you today {i}?"}, {"role": "assistant", "content": "I am fine."}]
+            file.write(json.dumps({"messages": turns}) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for all commands of a session."""
+    return tmp_path_factory.mktemp("home")
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(home: Path, tmp_path: Path) -> Command:
+    """Runs ``tunesmith`` in a process of its own, in an empty folder."""
+
+    def call(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "tunesmith", *map(str, arguments)],
+            capture_output=True, text=True, cwd=tmp_path, timeout=240,
+            env={**os.environ, "TUNESMITH_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment},
+        )  # fmt: skip
+
+    return call
