@@ -171,7 +171,9 @@ def test_a_read_only_folder(tmp_path: Path, bases: dict[str, Path], capsys: pyte
     assert "cannot be written" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number,code,message", [(13, 2, "cannot be written (Permission denied)"), (28, 1, "the disk is full")])
+@pytest.mark.parametrize(
+    "number,code,message", [(13, 2, "cannot be written (Permission denied)"), (28, 1, "the disk is full")]
+)
 def test_a_disk_that_refuses(
     number: int, code: int, message: str, tmp_path: Path, bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

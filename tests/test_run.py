@@ -71,19 +71,32 @@ RUNS = [
 
 
 @pytest.mark.parametrize("task,family,options", RUNS)
-def test_every_task_runs_whole(task: str, family: str, options: dict[str, Any], bases: dict[str, Path], tmp_path: Path) -> None:
+def test_every_task_runs_whole(
+    task: str, family: str, options: dict[str, Any], bases: dict[str, Path], tmp_path: Path
+) -> None:
     """Trained, measured against its base, saved, proved in a fresh process, and used again with the same answers."""
     rows = rows_of(task)
     checks = {"generate": 4, "generate_tokens": 4}
     run = ts.tune(rows, base=str(bases[family]), out=tmp_path, name="r", checks=checks, **{**FAST, **options})
-    for name in ("recipe.yaml", "environment.json", "data.json", "events.jsonl", "report.json", "report.html", "card.md", "proof.json"):
+    for name in (
+        "recipe.yaml",
+        "environment.json",
+        "data.json",
+        "events.jsonl",
+        "report.json",
+        "report.html",
+        "card.md",
+        "proof.json",
+    ):
         assert (run.folder / name).stat().st_size > 0, name
     report = run.results
     assert report["before"] and report["tuned"] and report["difference"]
     for measured in report["tuned"].values():
         assert measured["low"] <= measured["value"] + 1e-9 and measured["value"] <= measured["high"] + 1e-9
     artefact = artefact_folder(run.folder, run.recipe)
-    assert (artefact / "tokenizer.json").exists() and not list(run.folder.rglob("*.bin")) + list(run.folder.rglob("*.pkl"))
+    assert (artefact / "tokenizer.json").exists() and not list(run.folder.rglob("*.bin")) + list(
+        run.folder.rglob("*.pkl")
+    )
     said = run.predict(rows[:6])
     assert len(said) == 6 and ts.open_run(run.folder).predict(rows[:6]) == said
     assert run.evaluate(rows[:40])["rows"] == 40
@@ -113,7 +126,9 @@ def test_what_is_learned_beats_the_majority(bases: dict[str, Path], rows_file: P
 
 
 @pytest.mark.parametrize("options", [{}, {"mask": "everything"}])
-def test_merged_is_a_plain_model_with_the_same_answers(options: dict[str, Any], bases: dict[str, Path], tmp_path: Path) -> None:
+def test_merged_is_a_plain_model_with_the_same_answers(
+    options: dict[str, Any], bases: dict[str, Path], tmp_path: Path
+) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     rows = rows_of("classify")
@@ -138,7 +153,9 @@ def test_peft_loads_the_adapter_of_a_run(bases: dict[str, Path], tmp_path: Path)
     run = ts.tune(rows, base=str(bases["bert"]), out=tmp_path, name="r", precision="fp32", **FAST)
     model = AutoModelForSequenceClassification.from_pretrained(bases["bert"], num_labels=2)
     tuned = peft.PeftModel.from_pretrained(model, run.folder / "adapter").eval()
-    batch = AutoTokenizer.from_pretrained(run.folder / "adapter")([r["text"] for r in rows[:5]], return_tensors="pt", padding=True)
+    batch = AutoTokenizer.from_pretrained(run.folder / "adapter")(
+        [r["text"] for r in rows[:5]], return_tensors="pt", padding=True
+    )
     with torch.no_grad():
         theirs = tuned(**batch).logits
         ours = run.host(**batch).logits
@@ -160,7 +177,9 @@ def test_an_artefact_that_lost_a_tensor_does_not_load(bases: dict[str, Path], tm
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_training_prediction_and_generation_read_the_same_ids(template: str, tmp_path: Path, bases: dict[str, Path]) -> None:
+def test_training_prediction_and_generation_read_the_same_ids(
+    template: str, tmp_path: Path, bases: dict[str, Path]
+) -> None:
     """A row has the same token ids when it is trained on, scored, predicted and generated for."""
     from tokens import gpt
 
@@ -180,7 +199,14 @@ def test_training_prediction_and_generation_read_the_same_ids(template: str, tmp
 
 
 def test_a_chat_run_ships_template_and_stops(bases: dict[str, Path], chat_file: Path, tmp_path: Path) -> None:
-    run = ts.tune(chat_file, base=str(bases["llama"]), out=tmp_path, name="r", checks={"generate": 2, "generate_tokens": 2}, **FAST)
+    run = ts.tune(
+        chat_file,
+        base=str(bases["llama"]),
+        out=tmp_path,
+        name="r",
+        checks={"generate": 2, "generate_tokens": 2},
+        **FAST,
+    )
     folder = run.save_pretrained(tmp_path / "out")
     from transformers import AutoTokenizer, GenerationConfig
 
@@ -226,7 +252,9 @@ def test_killed_at_random_steps_and_resumed_to_the_bit(rows_file: Path, bases: d
 
 
 @pytest.mark.parametrize("number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_save_and_say_how_to_go_on(number: int, code: int, rows_file: Path, bases: dict[str, Path], tmp_path: Path) -> None:
+def test_signals_save_and_say_how_to_go_on(
+    number: int, code: int, rows_file: Path, bases: dict[str, Path], tmp_path: Path
+) -> None:
     process = subprocess.Popen(
         tune_command(rows_file, bases["bert"], "--out", tmp_path), stderr=subprocess.PIPE, text=True
     )
@@ -242,7 +270,9 @@ def test_signals_save_and_say_how_to_go_on(number: int, code: int, rows_file: Pa
         ts.open_run(tmp_path / "r")
     run = ts.tune(tmp_path / "r" / "recipe.yaml", out=tmp_path, name="r", resume=True, progress="quiet")
     events = [json.loads(line) for line in (run.folder / "events.jsonl").read_text().splitlines()]
-    assert {"event": "note", "text": f"resumed at step {done}"}.items() <= next(e for e in events if e["event"] == "note").items()
+    assert {"event": "note", "text": f"resumed at step {done}"}.items() <= next(
+        e for e in events if e["event"] == "note"
+    ).items()
 
 
 BLOCKED = """
@@ -274,7 +304,9 @@ def test_commands(command: Command, rows_file: Path, bases: dict[str, Path], tmp
     assert made.returncode == 0, made.stderr
     report = json.loads(made.stdout)
     folder = report["folder"]
-    assert folder == "runs/things-lora" and all(json.loads(line)["event"] for line in made.stderr.splitlines() if line.startswith("{"))
+    assert folder == "runs/things-lora" and all(
+        json.loads(line)["event"] for line in made.stderr.splitlines() if line.startswith("{")
+    )
     assert "linear probe" in command("report", folder).stdout
     assert command("predict", folder, rows_file, "-o", "out.csv").returncode == 0
     lines = (tmp_path / "out.csv").read_text().splitlines()
@@ -282,17 +314,24 @@ def test_commands(command: Command, rows_file: Path, bases: dict[str, Path], tmp
     again = command("predict", folder, rows_file, "-o", "out.csv")
     assert again.returncode == 2 and "is there already" in again.stderr
     assert json.loads(command("evaluate", folder, rows_file, "--json").stdout)["rows"] == 240
-    assert command("export", folder, "merged", "--as", "merged").returncode == 0 and (tmp_path / "merged" / "model.safetensors").exists()
+    assert (
+        command("export", folder, "merged", "--as", "merged").returncode == 0
+        and (tmp_path / "merged" / "model.safetensors").exists()
+    )
 
 
-def test_a_dry_run_shows_and_writes_nothing(command: Command, rows_file: Path, bases: dict[str, Path], tmp_path: Path) -> None:
+def test_a_dry_run_shows_and_writes_nothing(
+    command: Command, rows_file: Path, bases: dict[str, Path], tmp_path: Path
+) -> None:
     made = command("tune", rows_file, "--base", bases["bert"], "--dry-run")
     assert made.returncode == 0, made.stderr
     assert "rank: 8" in made.stdout and "[[" in made.stdout and "weights train" in made.stdout
     assert "240 rows" in made.stderr and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["tune", "--help"], ["parts"], ["show", "lora"], ["models"], ["data"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["tune", "--help"], ["parts"], ["show", "lora"], ["models"], ["data"]]
+)
 def test_what_only_looks_loads_no_torch(arguments: list[str]) -> None:
     script = "import sys; from tunesmith.cli.commands import run; code = run(sys.argv[1:]); print('torch' in sys.modules, 'transformers' in sys.modules, file=sys.stderr); sys.exit(code)"
     made = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
@@ -301,5 +340,7 @@ def test_what_only_looks_loads_no_torch(arguments: list[str]) -> None:
 
 def test_data_and_recipe_checks_load_no_torch(rows_file: Path) -> None:
     script = "import sys; from tunesmith.cli.commands import run; run(sys.argv[1:]); import tunesmith.recipe; tunesmith.recipe.make({'rows': 'x', 'adapter': 'lora'}); print('torch' in sys.modules)"
-    made = subprocess.run([sys.executable, "-c", script, "data", str(rows_file)], capture_output=True, text=True, check=True)
+    made = subprocess.run(
+        [sys.executable, "-c", script, "data", str(rows_file)], capture_output=True, text=True, check=True
+    )
     assert made.stdout.strip().endswith("False") and "task classify" in made.stdout
