@@ -40,7 +40,10 @@ def over_seeds(values: list[float]) -> tuple[float, float]:
 
 def table() -> str:
     """The table of base against tuned, in Markdown."""
-    lines = ["| base | rows | figure | before | tuned | difference (95 %, seeds) | | minutes | peak memory |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| base | rows | figure | before | tuned | difference (95 %, seeds) | | minutes | peak memory |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for (base, rows), runs in sorted(results().items(), key=lambda item: _order(item[1])):
         metric, scale = runs[0]["metric"], 100 if runs[0]["metric"] in PERCENT else 1
         unit, digits = (" points", 1) if scale == 100 else ("", 3)

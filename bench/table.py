@@ -29,7 +29,11 @@ TABLE: list[tuple[str, str, dict[str, Any]]] = [
     ("minilm-l6", "movie-ratings", ENCODER),
     ("minilm-l6", "privacy-pairs", {**ENCODER, "rows.group": "question", "length.max": 128}),
     ("minilm-l6", "us-addresses", ENCODER),
-    ("e5-small", "chinese-reviews", {**ENCODER, "rows.limit": 1200, "checks.rows": 600, "length.max": 64, "budget.epochs": 3}),
+    (
+        "e5-small",
+        "chinese-reviews",
+        {**ENCODER, "rows.limit": 1200, "checks.rows": 600, "length.max": 64, "budget.epochs": 3},
+    ),
     ("e5-small", "trec", {**ENCODER, "rows.limit": 1200, "checks.rows": 600, "budget.epochs": 3}),
     ("smollm2-135m", "alpaca-demo", WRITER),
     ("smollm2-135m", "news-articles", {**WRITER, "rows.limit": 60, "checks.rows": 24}),
@@ -41,8 +45,22 @@ def one(base: str, rows: str, seed: int, options: dict[str, Any]) -> dict[str, A
     """Carry out one run in a fresh process and take its figures."""
     with tempfile.TemporaryDirectory() as folder:
         settings = [x for k, v in options.items() for x in ("--set", f"{k}={v}")]
-        command = ["tune", f"packaged:{rows}", "--base", base, "--seed", str(seed), "--out", folder, "--name", "r", *settings]
-        made = subprocess.run([sys.executable, "-m", "tunesmith", *command, "--json"], capture_output=True, text=True, check=False)
+        command = [
+            "tune",
+            f"packaged:{rows}",
+            "--base",
+            base,
+            "--seed",
+            str(seed),
+            "--out",
+            folder,
+            "--name",
+            "r",
+            *settings,
+        ]
+        made = subprocess.run(
+            [sys.executable, "-m", "tunesmith", *command, "--json"], capture_output=True, text=True, check=False
+        )
         if made.returncode:
             raise SystemExit(f"{base} {rows} {seed}: {made.stderr.strip().splitlines()[-1]}")
         report = json.loads(made.stdout)

@@ -179,7 +179,8 @@ class Run:
 
     def _write(self, rows: list[dict[str, Any]], sampling: Sampling = Sampling()) -> list[str]:  # noqa: B008
         task: Any = self.task
-        prompts = [task.prompt_ids(row, self.reader) for row in rows]
+        room = max(8, self.reader.max_length)
+        prompts = [self.reader.shorten(task.prompt_ids(row, self.reader), room) for row in rows]
         written = generate(self.host, prompts, self.reader.tokenizer, sampling=sampling, dtype=self.reading.dtype)
         return [self.reader.tokenizer.decode(w.ids, skip_special_tokens=True).strip() for w in written]
 
@@ -289,7 +290,7 @@ class Run:
         other.host.fold()
         with atomic_folder(out) as target:
             other.host.model.save_pretrained(target)
-            save_tokenizer(other.reader, other.host, target)
+            save_tokenizer(other.reader, other.host, target, chats=self.task.name == "chat")
             made = subprocess.run(
                 [sys.executable, "-m", "tunesmith.run.verify", str(self.folder), "--merged", str(target)],
                 capture_output=True, text=True, check=False,
