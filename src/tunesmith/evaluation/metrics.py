@@ -54,7 +54,7 @@ class Metric:
     def lacks(self, answers: Answers) -> str:
         """Why these answers cannot be scored, or an empty string."""
         value = getattr(answers, self.takes)
-        return f"there are no {self.takes}" if value is None or not len(value) else ""
+        return f"no {self.takes} given" if value is None or not len(value) else ""
 
 
 class Mean(Metric):
