@@ -19,24 +19,24 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)
 
-ENCODER = {"rows.limit": 2000, "checks.rows": 1000, "budget.epochs": 4}
-WRITER = {"rows.limit": 160, "checks.rows": 48, "budget.epochs": 1, "batch.rows": 8, "checks.generate": 0,
-          "length.max": 256, "length.over": "truncate", "adapter.lora.rank": 8}  # fmt: skip
+ENCODER = {"rows.limit": 1500, "checks.rows": 600, "budget.epochs": 4}
+WRITER = {"rows.limit": 96, "checks.rows": 32, "budget.epochs": 1, "batch.rows": 8, "checks.generate": 0,
+          "length.max": 192, "length.over": "truncate", "adapter.lora.rank": 8}  # fmt: skip
 
 TABLE: list[tuple[str, str, dict[str, Any]]] = [
     ("minilm-l6", "trec", ENCODER),
     ("minilm-l6", "rotten-tomatoes", ENCODER),
     ("minilm-l6", "movie-ratings", ENCODER),
-    ("minilm-l6", "privacy-pairs", {**ENCODER, "rows.group": "question", "length.max": 128}),
+    ("minilm-l6", "privacy-pairs", {**ENCODER, "length.max": 96, "budget.epochs": 3}),
     ("minilm-l6", "us-addresses", ENCODER),
     (
         "e5-small",
         "chinese-reviews",
-        {**ENCODER, "rows.limit": 1200, "checks.rows": 600, "length.max": 64, "budget.epochs": 3},
+        {**ENCODER, "rows.limit": 800, "checks.rows": 400, "length.max": 48, "budget.epochs": 3},
     ),
-    ("e5-small", "trec", {**ENCODER, "rows.limit": 1200, "checks.rows": 600, "budget.epochs": 3}),
+    ("e5-small", "trec", {**ENCODER, "rows.limit": 800, "checks.rows": 400}),
     ("smollm2-135m", "alpaca-demo", WRITER),
-    ("smollm2-135m", "news-articles", {**WRITER, "rows.limit": 60, "checks.rows": 24}),
+    ("smollm2-135m", "news-articles", {**WRITER, "rows.limit": 40, "checks.rows": 16}),
 ]
 """Base, packaged rows, and the options that make one run fit into a minute or two on two cores."""
 

@@ -41,7 +41,7 @@ def all_of(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _style() -> Iterator[None]:
     import matplotlib
 
-    settings = {
+    settings: Any = {
         "svg.hashsalt": "tunesmith", "svg.fonttype": "none", "font.size": 9, "text.parse_math": False,
         "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
         "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False,

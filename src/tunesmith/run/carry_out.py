@@ -28,7 +28,7 @@ from ..engine.loop import Budget, Loop, Work
 from ..engine.precision import pick
 from ..engine.predict import Reading, read
 from ..errors import InputError, Interrupted, RunError
-from ..evaluation.metrics import Answers
+from ..evaluation.answers import Answers
 from ..host import Host
 from ..parts import find
 from ..recipe import Recipe
