@@ -19,9 +19,9 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)
 
-ENCODER = {"rows.limit": 1500, "checks.rows": 600, "budget.epochs": 4}
-WRITER = {"rows.limit": 96, "checks.rows": 32, "budget.epochs": 1, "batch.rows": 8, "checks.generate": 0,
-          "length.max": 192, "length.over": "truncate", "adapter.lora.rank": 8}  # fmt: skip
+ENCODER = {"rows.limit": 1000, "checks.rows": 500, "budget.epochs": 4}
+WRITER = {"rows.limit": 64, "checks.rows": 24, "budget.epochs": 1, "batch.rows": 8, "checks.generate": 0,
+          "length.max": 128, "length.over": "truncate", "adapter.lora.rank": 8}  # fmt: skip
 
 TABLE: list[tuple[str, str, dict[str, Any]]] = [
     ("minilm-l6", "trec", ENCODER),
@@ -32,11 +32,11 @@ TABLE: list[tuple[str, str, dict[str, Any]]] = [
     (
         "e5-small",
         "chinese-reviews",
-        {**ENCODER, "rows.limit": 800, "checks.rows": 400, "length.max": 48, "budget.epochs": 3},
+        {**ENCODER, "rows.limit": 600, "checks.rows": 300, "length.max": 48},
     ),
-    ("e5-small", "trec", {**ENCODER, "rows.limit": 800, "checks.rows": 400}),
+    ("e5-small", "trec", {**ENCODER, "rows.limit": 600, "checks.rows": 300}),
     ("smollm2-135m", "alpaca-demo", WRITER),
-    ("smollm2-135m", "news-articles", {**WRITER, "rows.limit": 40, "checks.rows": 16}),
+    ("smollm2-135m", "news-articles", {**WRITER, "rows.limit": 30, "checks.rows": 12}),
 ]
 """Base, packaged rows, and the options that make one run fit into a minute or two on two cores."""
 

@@ -228,6 +228,7 @@ def steps_done(folder: Path) -> int:
     return max((int(p.name[5:]) for p in (folder / "checkpoints").glob("step-*")), default=0)
 
 
+@pytest.mark.timeout(1200)
 def test_killed_at_random_steps_and_resumed_to_the_bit(rows_file: Path, bases: dict[str, Path], tmp_path: Path) -> None:
     """kill -9 at five random steps; every run that is taken up again ends with the bits of the one that was not cut off."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
