@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from tiny import CONFIGS
 from tokens import TEMPLATES, bert, gpt
 

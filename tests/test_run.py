@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Command
 from safetensors.torch import load_file
-from tokens import TEMPLATES
 
 import tunesmith as ts
+from conftest import Command
+from tokens import TEMPLATES
 from tunesmith.data.reader import Reader
 from tunesmith.run.carry_out import artefact_folder
 
@@ -35,7 +35,7 @@ def _home(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
 
 def rows_of(task: str) -> list[dict[str, Any]]:
     draw = random.Random(0)
-    fruit, tool = "apple pear plum".split(), "hammer saw drill".split()
+    fruit, tool = ["apple", "pear", "plum"], ["hammer", "saw", "drill"]
 
     def one(i: int) -> dict[str, Any]:
         word = draw.choice((fruit, tool)[i % 2])
@@ -182,7 +182,6 @@ def test_training_prediction_and_generation_read_the_same_ids(
 ) -> None:
     """A row has the same token ids when it is trained on, scored, predicted and generated for."""
     from tokens import gpt
-
     from tunesmith.data import tasks
     from tunesmith.data.encode import encode
     from tunesmith.data.rows import read

@@ -48,13 +48,16 @@ def probe(
 
     Source: Alain and Bengio 2016, arXiv:1610.01644.
     """
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.exceptions import ConvergenceWarning
 
+    if labels and not multi and len(set(train)) == 1:
+        return constant(train, test, labels)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a strength that does not converge loses the cross-validation
-        strength = _strength(features, train, seed) if labels and not multi else 1.0
-        model = make_pipeline(StandardScaler(), _linear(bool(labels), multi, strength, seed))
+        # a strength that does not converge loses the cross-validation; a label that a fold lacks is never said there
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", message="Label .* is present in")
+        strength = _strength(features, train, multi, seed) if labels else 1.0
+        model = _linear(bool(labels), multi, strength, seed)
         model.fit(features, np.asarray(train))
     if not labels:
         return Answers(test, model.predict(test_features).astype(float).tolist())
@@ -69,24 +72,31 @@ def probe(
 def _linear(classes: bool, multi: bool, strength: float, seed: int) -> Any:
     from sklearn.linear_model import LogisticRegression, RidgeCV
     from sklearn.multiclass import OneVsRestClassifier
-
-    if not classes:
-        return RidgeCV(alphas=[10.0**k for k in range(-1, 5)])
-    logistic = LogisticRegression(max_iter=300, C=strength, random_state=seed)
-    return OneVsRestClassifier(logistic) if multi else logistic
-
-
-def _strength(features: np.ndarray, train: Sequence[Any], seed: int) -> float:
-    """The inverse strength of regularisation that does best in threefold cross-validation on some of the rows."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    if not classes:
+        return make_pipeline(StandardScaler(), RidgeCV(alphas=[10.0**k for k in range(-1, 5)]))
+    logistic = LogisticRegression(max_iter=300, C=strength, random_state=seed)
+    return make_pipeline(StandardScaler(), OneVsRestClassifier(logistic) if multi else logistic)
+
+
+def _strength(features: np.ndarray, train: Sequence[Any], multi: bool, seed: int) -> float:
+    """The inverse strength of regularisation that does best in threefold cross-validation on some of the rows.
+
+    Rows of classes too rare for three folds take no part; by log-loss, or by micro-F1 where a row has several labels.
+    """
+    from sklearn.model_selection import GridSearchCV
+
     drawn = np.random.default_rng(seed).permutation(len(features))[:SEARCH_ROWS]
     classes = np.asarray(train)[drawn]
-    if np.unique(classes, return_counts=True)[1].min() < 3:
+    if not multi:
+        names, counts = np.unique(classes, return_counts=True)
+        common = np.isin(classes, names[counts >= 3])
+        drawn, classes = drawn[common], classes[common]
+    if len(drawn) < 3 or (not multi and len(np.unique(classes)) < 2):
         return 1.0
-    logistic = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200, random_state=seed))
-    search = GridSearchCV(logistic, {"logisticregression__C": list(STRENGTHS)}, cv=3, scoring="neg_log_loss")
-    return float(search.fit(features[drawn], classes).best_params_["logisticregression__C"])
+    inside = "onevsrestclassifier__estimator__C" if multi else "logisticregression__C"
+    by = "f1_micro" if multi else "neg_log_loss"
+    search = GridSearchCV(_linear(True, multi, 1.0, seed), {inside: list(STRENGTHS)}, cv=3, scoring=by)
+    return float(search.fit(features[drawn], classes).best_params_[inside])

@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .metrics import Answers, row_losses
-
-BINS = 15
+from .metrics import BINS, METRICS, Answers, row_losses
 
 
 def reliability(answers: Answers, bins: int = BINS) -> list[dict[str, float]]:
@@ -27,14 +25,13 @@ def reliability(answers: Answers, bins: int = BINS) -> list[dict[str, float]]:
     ]
 
 
-def expected_calibration_error(answers: Answers, bins: int = BINS) -> float:
+def expected_calibration_error(answers: Answers) -> float:
     """Mean distance of confidence and accuracy over the groups of `reliability`, weighted by their size.
 
     Source: Guo et al. 2017, arXiv:1706.04599, eq. 3.
     """
-    groups = reliability(answers, bins)
-    total = sum(g["rows"] for g in groups)
-    return float(sum(g["rows"] * abs(g["confidence"] - g["accuracy"]) for g in groups) / total)
+    metric = METRICS["ece"]
+    return float(metric.figure(metric.counts(answers).sum(0)))
 
 
 def confusion(answers: Answers) -> list[list[int]]:
@@ -45,19 +42,31 @@ def confusion(answers: Answers) -> list[list[int]]:
 
 
 def worst(answers: Answers, texts: list[str], count: int = 10) -> list[dict[str, Any]]:
-    """The rows that the model finds hardest: highest loss, or largest error of a number."""
-    if answers.probabilities is None and answers.loss is None:
-        losses = np.abs(np.asarray(answers.references, dtype=float) - np.asarray(answers.predictions, dtype=float))
-    else:
-        losses = row_losses(answers)
+    """The rows that the model finds hardest: highest loss, or largest error of a number; none where neither is known.
+
+    Each has ``text``, ``loss`` and ``reference``, and where they are known ``prediction`` and its ``probability``.
+    """
+    losses = _losses(answers)
+    if losses is None:
+        return []
     found = []
     for i in np.argsort(-losses, kind="stable")[:count]:
         entry: dict[str, Any] = {"text": texts[i][:400], "loss": float(losses[i])}
         entry["reference"] = _named(answers, answers.references[i])
         if len(answers.predictions):
             entry["prediction"] = _named(answers, answers.predictions[i])
+        if answers.probabilities is not None and not answers.multi:
+            entry["probability"] = float(answers.probabilities[i, int(answers.predictions[i])])
         found.append(entry)
     return found
+
+
+def _losses(answers: Answers) -> np.ndarray | None:
+    if answers.probabilities is not None or answers.loss is not None:
+        return row_losses(answers)
+    if not len(answers.predictions) or not isinstance(answers.references[0], int | float | np.number):
+        return None
+    return np.abs(np.asarray(answers.references, dtype=float) - np.asarray(answers.predictions, dtype=float))
 
 
 def _named(answers: Answers, value: Any) -> str:

@@ -5,27 +5,41 @@ Source: Efron 1979, doi:10.1214/aos/1176344552; the paired form as in Koehn 2004
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+
 import numpy as np
 
-from .metrics import Answers, Measured, Metric, find
+from .metrics import Answers, Figure, Measured, find
 
 RESAMPLES = 1000
 
+FEWEST = 6
+"""Rows below which no difference is called: even if all agree, a sign test of 5 rows has p = 2/32, above 0.05."""
 
-def _resampled(counts: np.ndarray, seed: int) -> np.ndarray:
-    """Sums of the rows' counts over each resample: (resamples, k). Rows are drawn with replacement."""
+
+def _weights(rows: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each resample holds each row, shape (resamples, rows), a block of resamples at a time.
+
+    A block has at most a million weights, so that memory does not grow with the rows.
+    """
     random = np.random.default_rng(seed)
-    rows = len(counts)
-    sums = np.empty((RESAMPLES, counts.shape[1]))
-    for start in range(0, RESAMPLES, 50):
-        weights = random.multinomial(rows, np.full(rows, 1 / rows), size=50)
-        sums[start : start + 50] = weights @ counts
-    return sums
+    done = 0
+    while done < RESAMPLES:
+        size = min(RESAMPLES - done, max(1, 1_000_000 // rows))
+        drawn = random.integers(0, rows, (size, rows)) + rows * np.arange(size)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows).astype(float)
+        done += size
 
 
-def _interval(figures: np.ndarray, level: float) -> tuple[float, float]:
-    low, high = np.quantile(figures, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def _bootstrap(figure: Figure, rows: int, greater: bool | None, level: float, seed: int) -> Measured:
+    value = float(figure(np.ones((1, rows)))[0])
+    found = np.concatenate([figure(weights) for weights in _weights(rows, seed)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # no resample had a figure: both ends are nan
+        low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])
+    note = "every resample gave the same figure: the interval says nothing" if low == high else ""
+    return Measured(value, float(low), float(high), rows, greater, level, note)
 
 
 def measure(name: str, answers: Answers, *, level: float = 0.95, seed: int = 0) -> Measured:
@@ -34,29 +48,31 @@ def measure(name: str, answers: Answers, *, level: float = 0.95, seed: int = 0) 
     Raises:
         InputError: unknown metric, or its library is missing.
     """
-    metric: Metric = find(name)
-    counts = metric.counts(answers)
-    value = float(metric.figure(counts.sum(0)))
-    return Measured(
-        value, *_interval(metric.figure(_resampled(counts, seed)), level), len(counts), metric.greater, level
-    )
+    metric = find(name)
+    return _bootstrap(metric.weighted(answers), len(answers), metric.greater, level, seed)
 
 
 def difference(name: str, tuned: Answers, base: Answers, *, level: float = 0.95, seed: int = 0) -> Measured:
-    """Tuned minus base, with an interval from resamples in which both meet the same rows."""
+    """Tuned minus base, with an interval from resamples in which both meet the same rows.
+
+    Raises:
+        InputError: unknown metric, or its library is missing.
+        ValueError: the two did not answer the same number of rows.
+    """
+    if len(tuned) != len(base):
+        raise ValueError(f"{len(tuned)} and {len(base)} rows are not paired")
     metric = find(name)
-    ours, theirs = metric.counts(tuned), metric.counts(base)
-    if len(ours) != len(theirs):
-        raise ValueError(f"{len(ours)} and {len(theirs)} rows are not paired")
-    width = ours.shape[1]
-    sums = _resampled(np.concatenate([ours, theirs], axis=1), seed)
-    change = metric.figure(sums[:, :width]) - metric.figure(sums[:, width:])
-    value = float(metric.figure(ours.sum(0)) - metric.figure(theirs.sum(0)))
-    return Measured(value, *_interval(change, level), len(ours), metric.greater, level)
+    ours, theirs = metric.weighted(tuned), metric.weighted(base)
+    return _bootstrap(lambda weights: ours(weights) - theirs(weights), len(tuned), metric.greater, level, seed)
 
 
 def verdict(change: Measured) -> str:
-    """``better`` or ``worse`` only where the interval leaves no doubt; else ``no difference seen``."""
-    if change.low > 0 or change.high < 0:
-        return "better" if (change.low > 0) == change.greater else "worse"
-    return "no difference seen"
+    """``better`` or ``worse`` only where the interval leaves no doubt; else ``no difference seen``.
+
+    A figure of which neither more nor less is better is ``higher`` or ``lower``.
+    """
+    if change.rows < FEWEST or not (change.low > 0 or change.high < 0):
+        return "no difference seen"
+    if change.greater is None:
+        return "higher" if change.low > 0 else "lower"
+    return "better" if (change.low > 0) == change.greater else "worse"

@@ -1,56 +1,42 @@
 """Metrics: one small class each. A metric first turns every row into a few counts, and then sums into its figure.
 
-So a bootstrap resamples counts and never scores a row twice, and a figure over a whole set (an F1, a chrF) gets an
-interval as cheaply as a mean.
+So a bootstrap weighs rows and never scores one twice, and a figure over a whole set (an F1, a chrF) gets an interval
+as cheaply as a mean. A figure that is no function of sums (a rank correlation, an AUROC) takes the weights itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, unknown
+from .answers import Answers, Measured, row_losses
 
+__all__ = ["METRICS", "Answers", "Measured", "Metric", "find", "lacks", "names_for", "row_losses", "spans"]
 
-@dataclass
-class Answers:
-    """What a model said of some rows, beside what is right. Lists run over the rows.
+Figure = Callable[[np.ndarray], np.ndarray]
+"""From weights of the rows, shape (resamples, rows), to the figure of each resample."""
 
-    Attributes:
-        references: what is right: a class index, a 0/1 vector, a number, tags, or a text.
-        predictions: what the model said, in the same form; empty where nothing was predicted.
-        probabilities: (rows, classes) where the model gives them.
-        labels: names of the classes.
-        loss: summed loss of each row in nats, for language models and taggers.
-        units: supervised units of each row, to go with ``loss``.
-        multi: whether a row can have several labels.
-    """
-
-    references: Sequence[Any]
-    predictions: Sequence[Any] = ()
-    probabilities: np.ndarray | None = None
-    labels: Sequence[str] = ()
-    loss: np.ndarray | None = None
-    units: np.ndarray | None = None
-    multi: bool = False
-
-    def __len__(self) -> int:
-        return len(self.references)
+BINS = 15
+"""Groups of confidence, as in Guo et al. 2017."""
 
 
 class Metric:
     """A figure of merit.
 
     Attributes:
-        greater: whether more is better.
-        needs: package that it takes; the extra ``metrics`` has it.
+        greater: whether more is better; None where neither is.
+        package: the package that it takes beyond those always there; the extra ``metrics`` has it.
+        takes: what it reads of the answers beside the references.
     """
 
-    greater: ClassVar[bool] = True
-    needs: ClassVar[str] = ""
+    greater: ClassVar[bool | None] = True
+    package: ClassVar[str] = ""
+    takes: ClassVar[str] = "predictions"
 
     def counts(self, answers: Answers) -> np.ndarray:
         """A few numbers for each row, shape (rows, k)."""
@@ -59,6 +45,16 @@ class Metric:
     def figure(self, sums: np.ndarray) -> np.ndarray:
         """The figure from sums of the counts over rows: (..., k) to (...)."""
         raise NotImplementedError
+
+    def weighted(self, answers: Answers) -> Figure:
+        """The figure as a function of the rows' weights; every row is scored once, here."""
+        counts = self.counts(answers)
+        return lambda weights: self.figure(weights @ counts)
+
+    def lacks(self, answers: Answers) -> str:
+        """Why these answers cannot be scored, or an empty string."""
+        value = getattr(answers, self.takes)
+        return f"no {self.takes} given" if value is None or not len(value) else ""
 
 
 class Mean(Metric):
@@ -94,9 +90,62 @@ class LogLoss(Mean):
     """Mean negative log-probability of the right class, in nats."""
 
     greater = False
+    takes = "probabilities"
 
     def values(self, answers: Answers) -> np.ndarray:
         return row_losses(answers)
+
+
+class CalibrationError(Metric):
+    """Mean distance of confidence and accuracy over groups of rows with like confidence, weighted by their size.
+
+    Chance alone moves it away from 0, the more so in a resample: its interval tends to lie too high on few rows.
+
+    Source: Guo et al. 2017, arXiv:1706.04599, eq. 3, with 15 bins of equal width.
+    """
+
+    greater = False
+    takes = "probabilities"
+
+    def counts(self, answers: Answers) -> np.ndarray:
+        assert answers.probabilities is not None
+        sure = answers.probabilities.max(1)
+        right = np.asarray(answers.references, dtype=int) == np.asarray(answers.predictions, dtype=int)
+        place = np.clip(np.ceil(sure * BINS).astype(int) - 1, 0, BINS - 1)
+        counts = np.zeros((len(sure), 2, BINS))
+        counts[np.arange(len(sure)), 0, place] = sure - right
+        counts[np.arange(len(sure)), 1, place] = 1
+        return counts.reshape(len(sure), -1)
+
+    def figure(self, sums: np.ndarray) -> np.ndarray:
+        gap, rows = np.split(sums, 2, axis=-1)
+        return _ratio(np.abs(gap).sum(-1), rows.sum(-1))
+
+
+class AUROC(Metric):
+    """Share of pairs of one row of each of two classes in which the second class's row has its higher probability.
+
+    Source: Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747; ties count half.
+    """
+
+    takes = "probabilities"
+
+    def lacks(self, answers: Answers) -> str:
+        seen = set(np.asarray(answers.references, dtype=int).tolist())
+        few = "the rows hold one class only" if len(seen) < 2 else ""
+        return super().lacks(answers) or ("there are not two classes" if len(answers.labels) != 2 else few)
+
+    def weighted(self, answers: Answers) -> Figure:
+        assert answers.probabilities is not None
+        truth = np.asarray(answers.references, dtype=float)
+        groups = _Groups(answers.probabilities[:, 1])
+
+        def figure(weights: np.ndarray) -> np.ndarray:
+            above, under = groups.sums(weights * truth), groups.sums(weights * (1 - truth))
+            won = (above * (under.cumsum(1) - under / 2)).sum(1)
+            return _ratio(won, above.sum(1) * under.sum(1), empty=np.nan)
+
+        return figure
 
 
 class MacroF1(Metric):
@@ -144,7 +193,10 @@ class MCC(Metric):
 
 
 class Pearson(Metric):
-    """Linear correlation of the predicted with the given numbers."""
+    """Linear correlation of the predicted with the given numbers; 0 where either does not vary."""
+
+    def lacks(self, answers: Answers) -> str:
+        return super().lacks(answers) or ("a correlation takes at least two rows" if len(answers) < 2 else "")
 
     def counts(self, answers: Answers) -> np.ndarray:
         x, y = (np.asarray(v, dtype=float) for v in (answers.references, answers.predictions))
@@ -158,13 +210,18 @@ class Pearson(Metric):
 
 
 class Spearman(Pearson):
-    """Correlation of the ranks; resamples keep the ranks of the whole set."""
+    """Correlation of the ranks, equal values sharing their mean rank; each resample is ranked anew."""
 
-    def counts(self, answers: Answers) -> np.ndarray:
-        from scipy.stats import rankdata
+    def weighted(self, answers: Answers) -> Figure:
+        groups = [_Groups(np.asarray(v, dtype=float)) for v in (answers.references, answers.predictions)]
 
-        ranks = Answers(rankdata(answers.references), rankdata(answers.predictions))
-        return super().counts(ranks)
+        def figure(weights: np.ndarray) -> np.ndarray:
+            total = weights.sum(1, keepdims=True)
+            x, y = (g.ranks(weights) - total / 2 for g in groups)
+            columns = [np.ones_like(x), x, y, x * x, y * y, x * y]
+            return self.figure(np.stack([(weights * c).sum(1) for c in columns], axis=-1))
+
+        return figure
 
 
 class MAE(Mean):
@@ -205,6 +262,21 @@ class SpanF1(Metric):
         return _ratio(2 * sums[..., 0], sums[..., 1] + sums[..., 2])
 
 
+class TokenMacroF1(MacroF1):
+    """Mean over tags of the F1 of each over words: for tags that do not mark spans, such as parts of speech."""
+
+    def counts(self, answers: Answers) -> np.ndarray:
+        every = sorted({tag for rows in (answers.references, answers.predictions) for row in rows for tag in row})
+        place = {tag: i for i, tag in enumerate(every)}
+        counts = np.zeros((len(answers), 3, len(every)))
+        for row, (reference, prediction) in enumerate(zip(answers.references, answers.predictions, strict=True)):
+            for truth, said in zip(reference, prediction, strict=True):
+                counts[row, 1, place[truth]] += 1
+                counts[row, 2, place[said]] += 1
+                counts[row, 0, place[truth]] += truth == said
+        return counts.reshape(len(answers), -1)
+
+
 class TokenAccuracy(Metric):
     """Share of words whose tag is right."""
 
@@ -220,6 +292,7 @@ class TokenLoss(Metric):
     """Mean negative log-likelihood of a supervised token, in nats."""
 
     greater = False
+    takes = "loss"
 
     def counts(self, answers: Answers) -> np.ndarray:
         assert answers.loss is not None and answers.units is not None
@@ -239,17 +312,32 @@ class Perplexity(TokenLoss):
 class RougeL(Mean):
     """Mean F-measure of the longest common subsequence of words.
 
+    Words are those of rouge-score without stemming, but of every script: its own tokenizer drops all but a-z and 0-9.
+
     Source: Lin 2004, aclanthology.org/W04-1013, sec. 3.1; by the library rouge-score.
     """
 
-    needs = "rouge_score"
+    package = "rouge_score"
 
     def values(self, answers: Answers) -> np.ndarray:
         from rouge_score.rouge_scorer import RougeScorer
 
-        scorer = RougeScorer(["rougeL"])
+        scorer = RougeScorer(["rougeL"], tokenizer=_Words())
         pairs = zip(answers.references, answers.predictions, strict=True)
         return np.array([scorer.score(r, p)["rougeL"].fmeasure for r, p in pairs])
+
+
+class LengthRatio(Metric):
+    """Words written over words of the references, all texts together; 1 is as long."""
+
+    greater = None
+
+    def counts(self, answers: Answers) -> np.ndarray:
+        pairs = zip(answers.references, answers.predictions, strict=True)
+        return np.array([[len(p.split()), len(r.split())] for r, p in pairs], dtype=float)
+
+    def figure(self, sums: np.ndarray) -> np.ndarray:
+        return _ratio(sums[..., 0], sums[..., 1])
 
 
 class ChrF(Metric):
@@ -258,7 +346,7 @@ class ChrF(Metric):
     Source: Popović 2015, aclanthology.org/W15-3049; by the library sacrebleu.
     """
 
-    needs = "sacrebleu"
+    package = "sacrebleu"
 
     def counts(self, answers: Answers) -> np.ndarray:
         from sacrebleu.metrics import CHRF
@@ -278,49 +366,54 @@ class ChrF(Metric):
 
 
 METRICS: Mapping[str, Metric] = {
-    "accuracy": Accuracy(), "macro_f1": MacroF1(), "micro_f1": MicroF1(), "mcc": MCC(), "log_loss": LogLoss(),
-    "pearson": Pearson(), "spearman": Spearman(), "rmse": RMSE(), "mae": MAE(), "span_f1": SpanF1(),
-    "token_accuracy": TokenAccuracy(), "exact_match": ExactMatch(), "rouge_l": RougeL(), "chrf": ChrF(),
+    "accuracy": Accuracy(), "macro_f1": MacroF1(), "micro_f1": MicroF1(), "mcc": MCC(), "auroc": AUROC(),
+    "log_loss": LogLoss(), "ece": CalibrationError(), "pearson": Pearson(), "spearman": Spearman(), "rmse": RMSE(),
+    "mae": MAE(), "span_f1": SpanF1(), "token_macro_f1": TokenMacroF1(), "token_accuracy": TokenAccuracy(),
+    "exact_match": ExactMatch(), "rouge_l": RougeL(), "chrf": ChrF(), "length_ratio": LengthRatio(),
     "loss": TokenLoss(), "perplexity": Perplexity(),
 }  # fmt: skip
 
 _BY_TASK = {
-    "classify": ("accuracy", "macro_f1", "mcc", "log_loss"),
-    "pair": ("accuracy", "macro_f1", "mcc", "log_loss"),
+    "classify": ("accuracy", "macro_f1", "mcc", "log_loss", "ece"),
+    "pair": ("accuracy", "macro_f1", "mcc", "log_loss", "ece"),
     "multi": ("micro_f1", "macro_f1", "accuracy", "log_loss"),
     "regress": ("pearson", "spearman", "rmse", "mae"),
     "tag": ("span_f1", "token_accuracy", "loss"),
     "generate": ("loss", "perplexity"),
     "chat": ("loss", "perplexity"),
     "lm": ("loss", "perplexity"),
-    "text": ("exact_match", "rouge_l", "chrf"),
+    "text": ("exact_match", "rouge_l", "chrf", "length_ratio"),
 }
 
 
-def names_for(task: str, *, multi: bool = False) -> tuple[str, ...]:
-    """The metrics of a task, the one that counts most first; ``text`` has those of generated texts."""
-    return _BY_TASK["multi" if multi else task]
+def names_for(task: str, *, multi: bool = False, labels: Sequence[str] = ()) -> tuple[str, ...]:
+    """The metrics of a task, the one that counts most first; ``text`` has those of generated texts.
 
+    Args:
+        task: name of the task, or ``text``.
+        multi: whether a row can have several labels.
+        labels: the classes or tags, where known: two classes add ``auroc``, and tags of which none begins with B- or
+            I- are scored by ``token_macro_f1`` in place of ``span_f1``.
 
-@dataclass(frozen=True)
-class Measured:
-    """A figure and how sure it is.
-
-    Attributes:
-        value: the figure over all rows.
-        low, high: ends of the bootstrap interval.
-        rows: number of rows.
-        greater: whether more is better.
-        level: coverage of the interval.
+    Raises:
+        InputError: no such task.
     """
+    if task not in _BY_TASK:
+        raise unknown("task", task, _BY_TASK)
+    names = _BY_TASK["multi" if multi else task]
+    if task in ("classify", "pair") and not multi and len(labels) == 2:
+        return (*names[:3], "auroc", *names[3:])
+    if task == "tag" and labels and not any(tag.startswith(("B-", "I-")) for tag in labels):
+        return ("token_macro_f1", *names[1:])
+    return names
 
-    value: float
-    low: float
-    high: float
-    rows: int
-    greater: bool = True
-    level: float = 0.95
-    note: str = field(default="", compare=False)
+
+def lacks(name: str, answers: Answers) -> str:
+    """Why a metric cannot be had of these answers (a missing package is one reason), or an empty string."""
+    metric = METRICS[name]
+    if metric.package and find_spec(metric.package) is None:
+        return f"it needs {metric.package}; pip install 'tunesmith[metrics]'"
+    return metric.lacks(answers)
 
 
 def find(name: str) -> Metric:
@@ -329,15 +422,11 @@ def find(name: str) -> Metric:
     Raises:
         InputError: there is none, or the library that it takes is not installed.
     """
-    from importlib.util import find_spec
-
-    from ..errors import unknown
-
     if name not in METRICS:
         raise unknown("metric", name, METRICS)
     metric = METRICS[name]
-    if metric.needs and find_spec(metric.needs) is None:
-        raise InputError(f"metric {name} needs {metric.needs}", fix="pip install 'tunesmith[metrics]'")
+    if metric.package and find_spec(metric.package) is None:
+        raise InputError(f"metric {name} needs {metric.package}", fix="pip install 'tunesmith[metrics]'")
     return metric
 
 
@@ -359,25 +448,40 @@ def spans(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     return found
 
 
-def row_losses(answers: Answers) -> np.ndarray:
-    """The loss of each row in nats: of its class, the mean over its labels, or over its tokens."""
-    if answers.loss is not None and answers.units is not None:
-        return np.asarray(answers.loss / np.maximum(answers.units, 1))
-    assert answers.probabilities is not None
-    p = np.clip(answers.probabilities, 1e-12, 1.0)
-    if answers.multi:
-        y = np.asarray(answers.references)
-        return np.asarray(-(y * np.log(p) + (1 - y) * np.log(np.clip(1 - p, 1e-12, 1))).mean(1))
-    return np.asarray(-np.log(p[np.arange(len(p)), np.asarray(answers.references, dtype=int)]))
-
-
 def _one_hot(answers: Answers, values: Sequence[Any]) -> np.ndarray:
     if answers.multi:
         return np.asarray(values, dtype=np.float32)
     return np.eye(len(answers.labels), dtype=np.float32)[np.asarray(values, dtype=int)]
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Division that gives 0 where there is nothing to divide by."""
+def _ratio(above: np.ndarray, below: np.ndarray, *, empty: float = 0.0) -> np.ndarray:
+    """Division that gives ``empty`` where there is nothing to divide by."""
     above, below = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
-    return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below != 0)
+    return np.divide(above, below, out=np.full(np.broadcast(above, below).shape, empty), where=below != 0)
+
+
+class _Groups:
+    """Rows with equal values, in ascending order."""
+
+    def __init__(self, values: np.ndarray):
+        self.order = np.argsort(values, kind="stable")
+        ordered = values[self.order]
+        self.starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+        self.group = np.empty(len(values), dtype=int)
+        self.group[self.order] = np.repeat(np.arange(len(self.starts)), np.diff(np.r_[self.starts, len(values)]))
+
+    def sums(self, weights: np.ndarray) -> np.ndarray:
+        """Weights added up within each group: (resamples, rows) to (resamples, groups)."""
+        return np.asarray(np.add.reduceat(weights[:, self.order], self.starts, axis=1))
+
+    def ranks(self, weights: np.ndarray) -> np.ndarray:
+        """The mean rank, less one half, of every row where a row of weight w stands for w rows."""
+        sums = self.sums(weights)
+        return np.asarray((sums.cumsum(1) - sums / 2)[:, self.group])
+
+
+class _Words:
+    """Lower-case words of letters and digits of any script, for rouge-score."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return re.findall(r"[^\W_]+", text.lower())

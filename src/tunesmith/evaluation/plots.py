@@ -3,58 +3,102 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-INK, TUNED, BEFORE = "#5b6470", "#2563eb", "#d97706"
+from .wording import PERCENT
+
+INK, TUNED, BEFORE, FLOOR = "#5b6470", "#3b82f6", "#d97706", "#9ca3af"
+"""INK becomes the colour of the page's text, whatever that is; the others are seen on white and on black."""
+
+MOST_CLASSES = 30
+"""Above this a confusion table is not drawn: nobody could read it."""
 
 
 def all_of(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Caption and SVG of every plot that the report has figures for."""
-    plots = [("Loss over the steps, and on the validation rows.", _curve(report["curve"]))]
+    plots: list[tuple[str, Callable[[], Any]]] = []
+    if report["metric"] in report["tuned"]:
+        title = report["metric"].replace("_", " ")
+        plots.append((f"{title.capitalize()} on the test rows, with 95 % intervals.", lambda: _scores(report)))
+    if report["curve"].get("step"):
+        plots.append(("Loss over the steps, and on the validation rows.", lambda: _curve(report["curve"])))
     if "calibration" in report:
         ece = ", ".join(f"{who} {value:.3f}" for who, value in report["calibration"]["ece"].items())
-        plots.append((f"Accuracy by confidence; calibration error: {ece}.", _reliability(report["calibration"])))
-    if "confusion" in report and len(report["confusion"]["labels"]) <= 30:
-        plots.append(
-            ("Rows of each true class (down) by the class that was said (across).", _confusion(report["confusion"]))
-        )
-    return plots
+        caption = f"Accuracy by confidence; calibration error: {ece}."
+        plots.append((caption, lambda: _reliability(report["calibration"])))
+    if "confusion" in report and len(report["confusion"]["labels"]) <= MOST_CLASSES:
+        caption = "Rows of each true class (down) by the class that was said (across)."
+        plots.append((caption, lambda: _confusion(report["confusion"])))
+    with _style():
+        return [(caption, _svg(draw(), f"plot{i}-", caption)) for i, (caption, draw) in enumerate(plots)]
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    import matplotlib
+
+    settings: Any = {
+        "svg.hashsalt": "tunesmith", "svg.fonttype": "none", "font.size": 9, "text.parse_math": False,
+        "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+        "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False,
+        "axes.spines.top": False, "axes.spines.right": False, "font.family": "DejaVu Sans",
+    }  # fmt: skip
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the browser has the glyphs that matplotlib's font lacks
+        yield
 
 
 def _figure(width: float = 5.2, height: float = 3.2) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width, height), layout="constrained")
-    axes = made.add_subplot()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(colors=INK, labelsize=8)
-    return made, axes
+    return made, made.add_subplot()
 
 
-def _svg(made: Any) -> str:
-    import matplotlib
-
+def _svg(made: Any, prefix: str, caption: str) -> str:
+    """The drawing as an element of a page: ids that are its own, no metadata, the page's colour of text."""
     stream = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "tunesmith", "svg.fonttype": "none", "font.size": 9}):
-        made.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
+    made.savefig(stream, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")), transparent=True)
     text = stream.getvalue()
-    return text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", text)
+    label = caption.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return text.replace(INK, "currentColor").replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
-def _curve(curve: Mapping[str, Any]) -> str:
+def _scores(report: Mapping[str, Any]) -> Any:
+    name = report["metric"]
+    every = {**{who: found[name] for who, found in report["before"].items() if name in found}}
+    every["tuned"] = report["tuned"][name]
+    scale = 100 if name in PERCENT else 1
+    made, axes = _figure(5.2, 0.9 + 0.45 * len(every))
+    colors = [*[FLOOR, BEFORE][-(len(every) - 1) :], TUNED] if 1 < len(every) <= 3 else [BEFORE] * len(every)
+    for place, (m, color) in enumerate(zip(every.values(), [*colors[:-1], TUNED], strict=True)):
+        axes.plot([scale * m["low"], scale * m["high"]], [place, place], color=color, linewidth=2)
+        axes.plot(scale * m["value"], place, "o", color=color, markersize=7)
+    axes.set_yticks(range(len(every)), list(every))
+    axes.set_ylim(len(every) - 0.5, -0.5)
+    axes.set_xlabel(name.replace("_", " ") + (" (%)" if name in PERCENT else ""))
+    axes.grid(axis="x", color=FLOOR, alpha=0.25)
+    return made
+
+
+def _curve(curve: Mapping[str, Any]) -> Any:
     made, axes = _figure()
     axes.plot(curve["step"], curve["loss"], color=TUNED, alpha=0.25, linewidth=1)
     axes.plot(curve["step"], _smooth(curve["loss"]), color=TUNED, linewidth=1.6, label="training")
-    if curve["validation_step"]:
+    if curve.get("validation_step"):
         axes.plot(
             curve["validation_step"], curve["validation_loss"], "o-", color=BEFORE, markersize=4, label="validation"
         )
-    axes.set_xlabel("step", color=INK)
-    axes.set_ylabel("loss", color=INK)
-    axes.legend(frameon=False, fontsize=8)
-    return _svg(made)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.legend()
+    return made
 
 
 def _smooth(values: list[float]) -> list[float]:
@@ -65,39 +109,33 @@ def _smooth(values: list[float]) -> list[float]:
     return smooth
 
 
-def _reliability(calibration: Mapping[str, Any]) -> str:
+def _reliability(calibration: Mapping[str, Any]) -> Any:
     made, axes = _figure()
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
-    for (who, groups), color in zip(calibration["reliability"].items(), (TUNED, "#9ca3af", BEFORE), strict=False):
-        axes.plot(
-            [g["confidence"] for g in groups],
-            [g["accuracy"] for g in groups],
-            "o-",
-            color=color,
-            markersize=4,
-            label=who,
-        )
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
-    axes.set_xlabel("confidence", color=INK)
-    axes.set_ylabel("accuracy", color=INK)
-    axes.legend(frameon=False, fontsize=8)
-    return _svg(made)
+    for (who, groups), color in zip(calibration["reliability"].items(), (TUNED, FLOOR, BEFORE), strict=False):
+        x, y, rows = ([g[k] for g in groups] for k in ("confidence", "accuracy", "rows"))
+        axes.plot(x, y, "-", color=color, label=who)
+        axes.scatter(x, y, [6 + 60 * n / sum(rows) for n in rows], color=color)
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence (larger dots: more rows)", ylabel="accuracy")
+    axes.legend()
+    return made
 
 
-def _confusion(confusion: Mapping[str, Any]) -> str:
-    labels, table = confusion["labels"], confusion["table"]
+def _confusion(confusion: Mapping[str, Any]) -> Any:
+    from matplotlib.colors import to_rgb
+
+    labels, table = [label[:24] for label in confusion["labels"]], confusion["table"]
     size = max(3.2, 0.42 * len(labels) + 1.4)
     made, axes = _figure(size + 0.6, size)
     shares = [[v / max(1, sum(row)) for v in row] for row in table]
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(labels)), labels, rotation=90)
+    axes.imshow([[(*to_rgb(TUNED), share) for share in row] for row in shares], interpolation="none")
+    axes.set_xticks(range(len(labels)), labels, rotation=90 if max(map(len, labels)) > 6 else 0)
     axes.set_yticks(range(len(labels)), labels)
+    axes.spines[["left", "bottom"]].set_visible(False)
     if len(labels) <= 15:
         for y, row in enumerate(table):
             for x, value in enumerate(row):
                 if value:
-                    dark = shares[y][x] > 0.5
-                    axes.text(
-                        x, y, str(value), ha="center", va="center", fontsize=7, color="white" if dark else "#1f2937"
-                    )
-    return _svg(made)
+                    color = "white" if shares[y][x] > 0.6 else INK
+                    axes.text(x, y, str(value), ha="center", va="center", fontsize=7, color=color)
+    return made

@@ -1,4 +1,4 @@
-"""A report as a table for the terminal, and as one self-contained page."""
+"""A report as a table for the terminal, and as one self-contained page. ``results`` says what a report holds."""
 
 from __future__ import annotations
 
@@ -7,32 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from . import plots
+from .wording import change, clock, interval, sentence
 
-PERCENT = frozenset({"accuracy", "macro_f1", "micro_f1", "span_f1", "token_accuracy", "exact_match"})
+__all__ = [
+    "change", "confused", "cost_rows", "headings", "interval", "notes", "render_html", "render_terminal", "row_count",
+    "score_rows", "summary", "written_rows",
+]  # fmt: skip
 
-
-def figure(name: str, value: float) -> str:
-    """A figure as people read it: shares in per cent, others with three digits.
-
-    >>> figure("accuracy", 0.912), figure("loss", 1.2345)
-    ('91.2 %', '1.234')
-    """
-    return f"{100 * value:.1f} %" if name in PERCENT else f"{value:.4g}" if abs(value) >= 1000 else f"{value:.3f}"
-
-
-def interval(name: str, measured: Mapping[str, Any]) -> str:
-    """A figure with its interval: ``91.2 % (89.9 to 92.5)``."""
-    low, high = (figure(name, measured[k]).removesuffix(" %") for k in ("low", "high"))
-    return f"{figure(name, measured['value'])} ({low} to {high})"
-
-
-def change(name: str, measured: Mapping[str, Any]) -> str:
-    """A difference with its interval and what may be said of it."""
-    unit = " points" if name in PERCENT else ""
-    scale = 100 if name in PERCENT else 1
-    value, low, high = (scale * measured[k] for k in ("value", "low", "high"))
-    digits = 1 if name in PERCENT else 3
-    return f"{value:+.{digits}f}{unit} ({low:+.{digits}f} to {high:+.{digits}f}): {measured['verdict']}"
+MOST_CONFUSED = 10
+"""Pairs of classes that the page lists."""
 
 
 def score_rows(report: Mapping[str, Any]) -> list[list[str]]:
@@ -42,39 +25,59 @@ def score_rows(report: Mapping[str, Any]) -> list[list[str]]:
     for name in report["tuned"]:
         baselines = [interval(name, s[name]) if name in s else "" for s in report["before"].values()]
         against = report["difference"][last]
-        lines.append(
-            [
-                name,
-                *baselines,
-                interval(name, report["tuned"][name]),
-                change(name, against[name]) if name in against else "",
-            ]
-        )
+        said = change(name, against[name]) if name in against else ""
+        lines.append([name, *baselines, interval(name, report["tuned"][name]), said])
     return lines
 
 
+def headings(report: Mapping[str, Any]) -> list[str]:
+    """What stands above the columns of `score_rows`, but for the first."""
+    return [*report["before"], "tuned", f"tuned against {list(report['before'])[-1]}"]
+
+
+def summary(report: Mapping[str, Any]) -> list[str]:
+    """What may be said of the metric that counts most: a sentence for each of what the tuned model has to beat."""
+    name = report["metric"]
+    return [sentence(name, who, found[name]) for who, found in report["difference"].items() if name in found]
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """What a reader has to know of the figures: metrics that are absent, and intervals that say nothing."""
+    absent = list(report.get("notes", ()))
+    return absent + [f"{name}: {m['note']}" for name, m in report["tuned"].items() if m.get("note")]
+
+
 def cost_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the run cost, as pairs of words and figures."""
+    """What the run cost, as pairs of words and figures; what was not measured is left out."""
     cost = report["cost"]
-    rows = [
-        (
-            "trained",
-            f"{cost['trainable']:,} of {cost['parameters']:,} weights ({100 * cost['trainable'] / cost['parameters']:.2f} %)",
-        ),
-        ("stored", f"{cost['stored_bytes'] / 2**20:.1f} MB"),
-    ]
+    rows = []
+    if "trainable" in cost:
+        share = 100 * cost["trainable"] / cost["parameters"]
+        rows.append(("trained", f"{cost['trainable']:,} of {cost['parameters']:,} weights ({share:.2f} %)"))
+    if "stored_bytes" in cost:
+        rows.append(("stored", f"{cost['stored_bytes'] / 2**20:.1f} MB"))
     if "steps" in cost:
         rows += [
             ("training", f"{cost['steps']:,} steps in {clock(cost['training_seconds'])}"),
             ("speed", f"{cost['tokens_per_second']:,.0f} tokens/s"),
             ("peak memory", f"{cost['peak_bytes'] / 2**30:.2f} GB"),
         ]
-    return [*rows, ("whole run", clock(cost["seconds"]))]
+    return [*rows, ("whole run", clock(cost["seconds"]))] if "seconds" in cost else rows
 
 
-def clock(seconds: float) -> str:
-    """Seconds as people read them: ``48 s``, ``3 min 20 s``."""
-    return f"{seconds:.0f} s" if seconds < 90 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
+def confused(report: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """The commonest mistakes: true class, class that was said, rows."""
+    labels, table = report["confusion"]["labels"], report["confusion"]["table"]
+    cells = [(labels[y], labels[x], n) for y, row in enumerate(table) for x, n in enumerate(row) if n and x != y]
+    return sorted(cells, key=lambda cell: -cell[2])[:MOST_CONFUSED]
+
+
+def row_count(report: Mapping[str, Any]) -> int:
+    """Number of rows that the scores stand on."""
+    return max((m["rows"] for m in report["tuned"].values()), default=0)
+
+
+# ---------------------------------------------------------------------- the terminal
 
 
 def render_terminal(report: Mapping[str, Any]) -> Any:
@@ -84,17 +87,17 @@ def render_terminal(report: Mapping[str, Any]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    rows = report["data"]["splits"]["test"]["rows"]
-    scores = Table(title=f"{report['base']}, {report['technique']}: {rows:,} test rows, 95 % intervals", box=box.SIMPLE)
-    last = list(report["before"])[-1]
-    for heading in ("", *report["before"], "tuned", f"tuned against {last}"):
-        scores.add_column(heading)
+    title = f"{report['base']}, {report['technique']}: {row_count(report):,} test rows, 95 % intervals"
+    scores = Table(title=Text(title), box=box.SIMPLE)
+    for heading in ("", *headings(report)):
+        scores.add_column(Text(heading))
     for line in score_rows(report):
-        scores.add_row(*line)
-    parts: list[Any] = [scores]
+        scores.add_row(*map(Text, line))
+    parts: list[Any] = [scores, *map(Text, summary(report))]
     if "written" in report:
         parts.append(_written_table(report["written"]))
     parts.append(Text("   ".join(f"{k}: {v}" for k, v in cost_rows(report)), style="dim"))
+    parts += [Text(f"note: {n}", style="dim") for n in notes(report)]
     parts += [Text(f"warning: {w}", style="yellow") for w in report["warnings"]]
     return Group(*parts)
 
@@ -106,20 +109,29 @@ def _written_table(written: Mapping[str, Any]) -> Any:
     table = Table(title=f"texts written for {written['rows']} test rows", box=box.SIMPLE)
     for heading in ("", "base", "tuned", "tuned against base"):
         table.add_column(heading)
-    for name, measured in written["tuned"].items():
-        table.add_row(
-            name,
-            interval(name, written["base"][name]),
-            interval(name, measured),
-            change(name, written["difference"][name]),
-        )
-    stopped = written["stopped_by_itself"]
-    table.add_row("stopped by itself", f"{100 * stopped['base']:.0f} %", f"{100 * stopped['tuned']:.0f} %", "")
+    for line in written_rows(written):
+        table.add_row(*line)
     return table
 
 
+def written_rows(written: Mapping[str, Any]) -> list[list[str]]:
+    """Lines of the table of generated texts: metric, base, tuned, tuned against base."""
+    lines = [
+        [name, interval(name, written["base"][name]), interval(name, m), change(name, written["difference"][name])]
+        for name, m in written["tuned"].items()
+    ]
+    stopped = written["stopped_by_itself"]
+    return [*lines, ["stopped by itself", f"{100 * stopped['base']:.0f} %", f"{100 * stopped['tuned']:.0f} %", ""]]
+
+
+# ---------------------------------------------------------------------- the page
+
+
 def render_html(report: Mapping[str, Any], *, title: str) -> str:
-    """The report as one page that needs nothing else: tables, and plots as inline SVG."""
+    """The report as one page that needs nothing else: tables, and plots as inline SVG.
+
+    It loads nothing and runs no script (its content policy forbids both), and follows the reader's light or dark scheme.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -129,10 +141,13 @@ def render_html(report: Mapping[str, Any], *, title: str) -> str:
     return environment.get_template("report.html").render(
         report=report,
         title=title,
-        headings=[*report["before"], "tuned", f"tuned against {list(report['before'])[-1]}"],
+        headings=headings(report),
         scores=score_rows(report),
+        summary=summary(report),
+        notes=notes(report),
+        rows=row_count(report),
+        written=written_rows(report["written"]) if "written" in report else [],
+        confused=confused(report) if "confusion" in report else [],
         costs=cost_rows(report),
         plots=plots.all_of(report),
-        interval=interval,
-        change=change,
     )
