@@ -185,7 +185,7 @@ def tracked() -> list[Path]:
 
 FORBIDDEN_WORDS = re.compile(
     "|".join(
-        ["/wo" + r"rk/", "/ro" + r"ot/", "/ho" + r"me/\w+/", "pypi" + r"\.(org|python)", "pythonhosted" + r"\.org",
+        ["/wo" + r"rk/", "/ro" + r"ot/", "pypi" + r"\.(org|python)", "pythonhosted" + r"\.org",
          "npmjs" + r"\.(org|com)", "TO" + "DO", "FIX" + "ME"]
     )
 )  # fmt: skip
