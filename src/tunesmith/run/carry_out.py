@@ -70,6 +70,9 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
         Interrupted: SIGINT or SIGTERM; everything is saved.
     """
     _check_folder(folder, force, resume)
+    if resume and (folder / "report.json").exists():
+        listen({"event": "note", "text": f"{folder}: the run is finished already"})
+        return
     prepared = prepare(on_disk(recipe), lambda text: listen({"event": "note", "text": text}))
     made = _begin(prepared, folder)
     _open_folder(prepared, folder, force, resume)

@@ -22,7 +22,7 @@ from ..data.tasks import Task
 from ..errors import InputError
 from ..models.bases import BaseInfo, resolve
 from ..recipe import Recipe
-from ..storage import atomic_file, cache_home, hash_json
+from ..storage import atomic_file, cache_home, hash_bytes
 
 Say = Callable[[str], None]
 
@@ -219,7 +219,7 @@ def _facts(rows: Rows, task: Task, parted: Parted, encoded: dict[str, Encoded], 
             "rows": len(data),
             "source": parted.tables[name].source,
             "fingerprint": parted.tables[name].fingerprint,
-            "indices": hash_json(parted.indices[name].tolist()),
+            "indices": hash_bytes(parted.indices[name].tobytes()),
             "tokens": int(data.lengths.sum()),
             "supervised": int(data.units.sum()),
             "over_length": data.counts,
