@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from .report import cost_rows, headings, notes, score_rows, summary, row_count, written_rows
+from .report import cost_rows, headings, notes, row_count, score_rows, summary, written_rows
 
 PIPELINE = {
     "classify": "text-classification", "pair": "text-classification", "regress": "text-classification",

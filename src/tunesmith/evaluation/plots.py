@@ -41,7 +41,7 @@ def all_of(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _style() -> Iterator[None]:
     import matplotlib
 
-    settings = {
+    settings: Any = {
         "svg.hashsalt": "tunesmith", "svg.fonttype": "none", "font.size": 9, "text.parse_math": False,
         "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
         "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False,
@@ -102,11 +102,10 @@ def _curve(curve: Mapping[str, Any]) -> Any:
 
 
 def _smooth(values: list[float]) -> list[float]:
-    smooth, weight, kept = [], 0.0, 0.0
-    for value in values:
-        kept, weight = 0.95 * kept + 0.05 * value, 0.95 * weight + 0.05
-        smooth.append(kept / weight)
-    return smooth
+    """The mean over a window around each step, which at the ends is cut: no lag behind a falling loss."""
+    reach = len(values) // 50
+    windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
+    return [sum(w) / len(w) for w in windows]
 
 
 def _reliability(calibration: Mapping[str, Any]) -> Any:
