@@ -11,7 +11,7 @@ demo: $(VENV)/.ready
 	$(BIN)/tunesmith tune recipes/demo.yaml --name demo --force
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

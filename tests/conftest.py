@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from tiny import CONFIGS
 from tokens import TEMPLATES, bert, gpt
 
@@ -63,7 +64,10 @@ def chat_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("chat") / "chat.jsonl"
     with open(path, "w", encoding="utf-8") as file:
         for i in range(60):
-            turns = [{"role": "user", "content": f"How are you today {i}?"}, {"role": "assistant", "content": "I am fine."}]
+            turns = [
+                {"role": "user", "content": f"How are you today {i}?"},
+                {"role": "assistant", "content": "I am fine."},
+            ]
             file.write(json.dumps({"messages": turns}) + "\n")
     return path
 

@@ -116,7 +116,7 @@ CASES: dict[str, Case] = {
     "shares above one": (recipe("rows: {train: ROWS, test_share: 0.7, validation_share: 0.4}\nbase: BASE\n"), "leave nothing to train"),
     # bases
     "unknown base": (lambda f, b: ["tune", file("g.csv", GOOD)(f), "--base", "minilm-l7"], "did you mean 'minilm-l6'"),
-    "base without weights": (lambda f, b: ["tune", file("g.csv", GOOD)(f), "--base", str(f)], str("config.json")),
+    "base without weights": (lambda f, b: ["tune", file("g.csv", GOOD)(f), "--base", str(f)], "config.json"),
     "encoder asked to chat": (rows("a.jsonl", CHAT, base="bert"), "cannot do task chat"),
     "decoder asked to tag": (rows("a.jsonl", "".join(f'{{"tokens": ["a", "b{i}"], "tags": ["O", "X"]}}\n' for i in range(20)), base="llama"), "cannot do task tag"),
     # lengths and templates
@@ -171,7 +171,9 @@ def test_a_read_only_folder(tmp_path: Path, bases: dict[str, Path], capsys: pyte
     assert "cannot be written" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number,code,message", [(13, 2, "cannot be written (Permission denied)"), (28, 1, "the disk is full")])
+@pytest.mark.parametrize(
+    "number,code,message", [(13, 2, "cannot be written (Permission denied)"), (28, 1, "the disk is full")]
+)
 def test_a_disk_that_refuses(
     number: int, code: int, message: str, tmp_path: Path, bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -54,7 +54,7 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
 def table(kind: str, count: int = 24, seed: int = 0) -> Table:
     random = np.random.default_rng(seed)
     rows = []
-    for i in range(count):
+    for _ in range(count):
         ids = random.integers(5, 100, random.integers(4, 20)).tolist()
         labels: Any = ids[0] % 3 if kind == "classify" else [t if j > 2 else -100 for j, t in enumerate(ids)]
         rows.append({"input_ids": ids, "labels": labels})

@@ -223,7 +223,7 @@ def test_an_adapter_from_peft_gives_the_same_outputs(family: str, tmp_path) -> N
     config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=wanted, task_type=task, use_rslora=True,
                              fan_in_fan_out=family == "gpt2")  # fmt: skip
     theirs = peft.get_peft_model(tiny(family), config).eval()
-    for name, parameter in theirs.named_parameters():
+    for parameter in theirs.parameters():
         if parameter.requires_grad:
             nn.init.normal_(parameter, std=0.3)
     theirs.save_pretrained(tmp_path)

@@ -59,6 +59,22 @@ FOUND = {
     "text alone": ({"text": text}, "lm", {"text": "text"}),
     "by type": ({"zzz": lambda i: f"a long text of many words, number {i}", "kind": label}, "classify",
                 {"text": "zzz", "label": "kind"}),
+    "stars by type": ({"text": text, "stars": lambda i: i % 5}, "classify", {"text": "text", "label": "stars"}),
+    "an id is no label": ({"text": text, "id": lambda i: i}, "lm", {"text": "text"}),
+    "label beside an id": ({"id": lambda i: i, "text": text, "kind": label}, "classify",
+                           {"text": "text", "label": "kind"}),
+    "pair by type": ({"question": text, "passage": lambda i: f"long {i} " * 20, "answer": lambda i: i % 2 == 0}, "pair",
+                     {"text": "question", "second": "passage", "label": "answer"}),
+    "few answers": ({"question": text, "answer": label}, "classify", {"text": "question", "label": "answer"}),
+    "many answers": ({"question": text, "answer": text}, "generate", {"prompt": "question", "completion": "answer"}),
+    "input and output": ({"input": text, "output": text}, "generate", {"prompt": "input", "completion": "output"}),
+    "question, context, answer": ({"question": text, "context": text, "answer": text}, "generate",
+                                  {"prompt": "question", "input": "context", "completion": "answer"}),
+    "whole numbers as floats": ({"text": text, "label": lambda i: float(i % 3)}, "classify",
+                                {"text": "text", "label": "label"}),
+    "many of them": ({"text": text, "label": lambda i: float(i)}, "regress", {"text": "text", "label": "label"}),
+    "a passed-through group": ({"text": text, "label": label, "author": lambda i: f"w{i % 4}"}, "classify",
+                               {"text": "text", "label": "label"}),
     "several labels": ({"text": text, "labels": lambda i: [["a"], ["a", "b"]][i % 2]}, "classify",
                        {"text": "text", "label": "labels"}),
 }  # fmt: skip
@@ -90,6 +106,26 @@ BAD = {
     "every label differs": ({"text": text, "label": lambda i: f"l{i}"}, {"task": "classify"}, "40 different labels"),
     "same numbers": ({"text": text, "label": lambda i: 0.5}, {"task": "regress"}, "is 0.5 in every row"),
     "no number": ({"text": text, "label": label}, {"task": "regress"}, "column 'label' is 'no'; expected a number"),
+    "blank label": ({"text": text, "label": lambda i: "" if i == 3 else label(i)}, {}, "row 4: column 'label' holds no"),
+    "null among labels": ({"text": text, "label": lambda i: ["a", None] if i == 3 else ["b"]}, {},
+                          "row 4: column 'label' holds an empty label in its list"),
+    "list but one label": ({"text": text, "label": lambda i: ["a"]}, {"task": {"classify": {"multi": False}}},
+                           "holds a list; expected one label"),
+    "setting of a wrong type": ({"text": text, "label": label}, {"task": {"classify": {"multi": "maybe"}}},
+                                "task.classify.multi: 'maybe' does not fit; expected true or false"),
+    "turns of one speaker": ({"messages": lambda i: [talk(i)[0], *talk(i)]}, {}, "messages 1 and 2 are both the user's"),
+    "content that is no text": ({"messages": lambda i: [talk(i)[0], {"role": "assistant", "content": None}]}, {},
+                                "message 2 has content None; expected text"),
+    "two texts": ({"aa": lambda i: f"{text(i)} " * 3, "bb": lambda i: f"{text(i)} " * 3, "kind": label}, {},
+                  r"which column is the text is not clear \(aa, bb\).*--task classify --column text=NAME"),
+    "two labels": ({"text": text, "aa": label, "bb": label}, {},
+                   r"which column is the label is not clear \(aa, bb\).*--column label=NAME"),
+    "a number as text": ({"n": lambda i: i, "label": label}, {"columns": {"text": "n"}},
+                         "column 'n' holds int64; expected a text"),
+    "one column twice": ({"text": text, "label": label}, {"columns": {"text": "text", "label": "text"}},
+                         "'text' cannot be both"),
+    "questions on a context": ({"question": text, "context": text, "title": label}, {}, "no task fits the columns"),
+    "no such group": ({"text": text, "label": label}, {"group": "autor"}, "column 'autor' is missing"),
     "unknown task": ({"text": text, "label": label}, {"task": "clasify"}, "did you mean 'classify'"),
     "unknown role": ({"text": text, "label": label}, {"task": "classify", "columns": {"txt": "text"}}, "did you mean 'text'"),
     "unknown column": ({"text": text, "label": label}, {"columns": {"label": "lable"}}, "did you mean 'label'"),
@@ -109,6 +145,58 @@ def test_bad_rows_are_one_clear_line(case: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         detect(many(**columns), **options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_sorted_by_its_label_is_seen_through() -> None:
+    task = detect(many(5000, text=text, stars=lambda i: i // 1000))
+    assert (task.name, task.labels) == ("classify", ["0", "1", "2", "3", "4"])
+
+
+def test_a_group_is_never_a_label() -> None:
+    rows = many(text=text, kind=label, author=lambda i: f"w{i % 4}")
+    with pytest.raises(InputError, match="not clear"):
+        detect(rows)
+    assert detect(rows, group="author").columns == {"text": "text", "label": "kind"}
+
+
+def test_notes_say_what_was_mapped_and_what_was_not_used() -> None:
+    task = detect(many(id=lambda i: i, text=text, stars=lambda i: i % 5))
+    assert task.notes[:2] == ["task classify (found): text = text, label = stars (by its values)", "not used: id"]
+    told = detect(many(a=text, b=label), "classify", {"text": "a", "label": "b"})
+    assert told.notes[0] == "task classify (as you say): text = a (as you say), label = b (as you say)"
+    sharegpt = many(conversations=lambda i: [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}])
+    assert "ShareGPT" in detect(sharegpt).notes[1] and len(detect(many(conversations=talk)).notes) == 1
+
+
+def test_labels_that_read_as_numbers_keep_their_order() -> None:
+    assert detect(many(text=text, label=lambda i: ["nan", "b", "1", "inf"][i % 4])).labels == ["1", "b", "inf", "nan"]
+
+
+def test_a_separator_within_single_labels_is_part_of_them() -> None:
+    assert detect(many(text=text, label=lambda i: ["a;b", "c"][i % 2])).labels == ["a;b", "c"]
+
+
+def test_a_row_may_have_no_label_where_it_can_have_several() -> None:
+    task = detect(many(text=text, label=lambda i: [["a"], [], ["a", "b"]][i % 3]))
+    assert task.target({"label": []}) == [0.0, 0.0]
+    told = detect(many(text=text, label=lambda i: ["a", "", "a|b"][i % 3]), {"classify": {"multi": True}})
+    assert told.labels == ["a", "b"] and told.target({"label": ""}) == [0.0, 0.0]
+
+
+def test_loose_bio_tags_are_counted() -> None:
+    task = detect(many(tokens=words, tags=lambda i: ["O", "I-A", "B-A"]))
+    assert task.notes[-1] == "40 I- tags begin a span; they are read as B-"
+
+
+def test_tools_may_speak_between_turns() -> None:
+    call = {"type": "function", "function": {"name": "time", "arguments": "{}"}}
+    spoken = [
+        {"role": "user", "content": "what time is it?"}, {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "noon"}, {"role": "assistant", "content": "it is noon"},
+    ]  # fmt: skip
+    rows = many(messages=lambda i: spoken)
+    task: Any = detect(rows)
+    assert task.messages(rows[0]) == spoken and task.target(rows[0]) == "it is noon"
 
 
 def reader_for(name: str, **options: Any) -> Reader:

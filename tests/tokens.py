@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import string
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -46,8 +47,25 @@ TEMPLATES = {
         "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
     ),
+    "no end": (
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    ),
     "plain": None,
 }
+
+
+@functools.cache
+def _pieces() -> str:
+    """Pieces in the manner of sentencepiece: a space belongs to the word after it, a text begins with one."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    alphabet = sorted({c for text in [*TEXT, *string.printable] for c in text})
+    tokenizer.train_from_iterator(
+        TEXT, trainers.BpeTrainer(vocab_size=500, special_tokens=SPECIAL, initial_alphabet=alphabet)
+    )
+    return str(tokenizer.to_str())
 
 
 @functools.cache
@@ -81,9 +99,14 @@ def bert() -> Any:
     )  # fmt: skip
 
 
-def gpt(template: str | None = None, *, bos: bool = False) -> Any:
+def llama(template: str | None = None, *, bos: bool = True) -> Any:
+    """Pieces of sentencepiece, which reads a part of a text in another way than the text."""
+    return gpt(template, bos=bos, trained=_pieces())
+
+
+def gpt(template: str | None = None, *, bos: bool = False, trained: str | None = None) -> Any:
     """Byte-level pieces; ``bos`` makes the tokenizer write a beginning of text by itself."""
-    tokenizer = Tokenizer.from_str(_trained(False))
+    tokenizer = Tokenizer.from_str(trained or _trained(False))
     if bos:
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]

@@ -52,7 +52,7 @@ class PackageFile:
 
 
 def is_offline() -> bool:
-    """Whether the environment asks for no network: ``TUNESMITH_OFFLINE`` or ``HF_HUB_OFFLINE`` set to 1, true, yes or on."""
+    """Whether ``TUNESMITH_OFFLINE`` or ``HF_HUB_OFFLINE`` (1, true, yes or on) asks for no network."""
     names = ("TUNESMITH_OFFLINE", "HF_HUB_OFFLINE")
     return any(os.environ.get(name, "").lower() in {"1", "true", "yes", "on"} for name in names)
 
@@ -125,14 +125,12 @@ def _from_archive(file: PackageFile, folder: Path, offline: bool) -> Path:
 
 def _in_find_links(file: PackageFile) -> Path | None:
     """The archive in a folder of ``PIP_FIND_LINKS``: without a network, without pip, without a build script."""
-    stem = re.sub(r"[-_.]+", "_", f"{file.package}-").lower()
-    suffixes = (".tar.gz", ".zip") if file.source else (".whl",)
+    rest = re.escape(f"-{file.version}") + (r"(\.tar\.gz|\.zip)" if file.source else r"-.+\.whl")
+    name = re.compile(re.sub(r"[-_.]+", "[-_.]+", file.package) + rest, re.IGNORECASE)
     for link in os.environ.get("PIP_FIND_LINKS", "").split():
         for path in sorted(Path(link).glob("*")) if Path(link).is_dir() else []:
-            name, _, rest = path.name.partition(f"-{file.version}")
-            if re.sub(r"[-_.]+", "_", f"{name}-").lower() == stem and rest.startswith((".", "-")):
-                if path.name.endswith(suffixes):
-                    return path
+            if name.fullmatch(path.name):
+                return path
     return None
 
 

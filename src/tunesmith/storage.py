@@ -104,6 +104,11 @@ def hash_file(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hash_bytes(value: bytes) -> str:
+    """The sha256 of some bytes, in hexadecimal."""
+    return hashlib.sha256(value).hexdigest()
+
+
 def hash_json(value: object) -> str:
     """The sha256 of a value's canonical JSON: the same for dictionaries that differ only in their order."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)

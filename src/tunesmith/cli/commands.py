@@ -25,9 +25,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result.")]
 
 
+_CLICK_ERROR: Any = typer.BadParameter.__mro__[2]
+"""The base of all usage errors. Newer versions of typer bring their own click, so it is taken from typer."""
+
+
 def run(arguments: list[str]) -> int:
     """Carry out a command line; returns the exit code. Every error of the user's is one line on stderr."""
-    usage_error, click_error = typer.BadParameter.__mro__[1:3]  # typer brings its own click, or takes the installed one
     try:
         result = app(arguments, prog_name="tunesmith", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -35,11 +38,10 @@ def run(arguments: list[str]) -> int:
         return _fail("interrupted", 130)
     except TunesmithError as error:
         return _fail(str(error), error.exit_code)
-    except click_error as error:
+    except _CLICK_ERROR as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "tunesmith"
-        hint = f" See '{command} --help'." if isinstance(error, usage_error) else ""
-        return _fail(f"{error.format_message()}{hint}", 2)  # type: ignore[attr-defined]
+        return _fail(f"{error.format_message()} See '{command} --help'.", 2)
 
 
 def _fail(message: str, code: int) -> int:

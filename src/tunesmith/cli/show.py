@@ -165,7 +165,7 @@ def rendered(task: Any, reader: Any, rows: Any) -> list[Any]:
 
 def scores_table(result: Mapping[str, Any]) -> Any:
     """Scores of `Run.evaluate`."""
-    from ..evaluation.report import change, interval
+    from ..evaluation.wording import change, interval
 
     base = result.get("base", {})
     lines = [

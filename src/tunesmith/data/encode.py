@@ -129,9 +129,8 @@ def _encode(rows: Rows, chosen: np.ndarray, task: Task, reader: Reader) -> list[
             try:
                 task.encode([row], reader)
             except InputError as error:
-                raise InputError(
-                    error.found, where=rows.where(int(index)), expected=error.expected, fix=error.fix
-                ) from None
+                where = rows.where(int(index))
+                raise InputError(error.found, where=where, expected=error.expected, fix=error.fix) from None
         raise
 
 
@@ -201,9 +200,10 @@ class _Tally:
             raise InputError(f"{self.counts['rows_cut']:,} rows are longer than {limit} tokens, the first here",
                              where=where, fix=fix)  # fmt: skip
         if self.reader.policy is None and self.counts["rows_that_lost_answers"]:
+            losing, lost = self.counts["rows_that_lost_answers"], self.counts["answer_tokens_lost"]
             raise InputError(
-                f"{self.counts['rows_that_lost_answers']:,} rows would lose {self.counts['answer_tokens_lost']:,} tokens "
-                f"of their answers at length {limit}, the first here", where=where, fix=fix,
+                f"{losing:,} rows would lose {lost:,} tokens of their answers at length {limit}, the first here",
+                where=where, fix=fix,
             )  # fmt: skip
 
 

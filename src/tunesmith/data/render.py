@@ -99,7 +99,7 @@ def _pieces(task: Task, reader: Reader, encoding: Encoding) -> Iterator[Piece]:
         yield from (Piece(text) for text, _ in _texts(reader, encoding.input_ids))
     elif reader.architecture == "encoder-decoder":
         yield from (Piece(text) for text, _ in _texts(reader, encoding.input_ids))
-        yield Piece(" -> ")
+        yield Piece("->")
         yield from (Piece(text, True) for text, _ in _texts(reader, encoding.labels))
     else:
         for text, place in _texts(reader, encoding.input_ids, encoding.labels):
@@ -128,7 +128,10 @@ def _decode(reader: Reader, ids: Sequence[int]) -> str:
 
 
 def as_text(shown: Shown) -> Text:
-    """A row for the terminal: supervised tokens are green, and stand in ``[[...]]`` so that no colour is needed."""
+    """A row for the terminal, token by token: ``·`` is a space, ``⏎`` a new line.
+
+    Supervised tokens are green, and stand in ``[[...]]`` so that no colour is needed.
+    """
     from rich.text import Text
 
     made = Text()
@@ -137,13 +140,12 @@ def as_text(shown: Shown) -> Text:
         for column, value in shown.columns.items():
             made.append(f"  {column}: ", style="dim").append(f"{value}\n")
     for run in _runs(shown.pieces):
-        text = "".join(p.text for p in run)
-        if run[0].tag:
-            made.append(text).append(f"[[{run[0].tag}]]", style="bold green")
-        elif run[0].supervised:
-            made.append("[[", style="dim").append(text, style="bold green").append("]]", style="dim")
+        text = " ".join(p.text.replace(" ", "·").replace("\n", "⏎") for p in run)
+        tag = f"/{run[0].tag}" if run[0].tag else ""
+        if run[0].supervised:
+            made.append(f" [[{text}{tag}]]", style="bold green")
         else:
-            made.append(text)
+            made.append(f" {text}", style="dim")
     made.append("\n" if shown.pieces else "")
     if shown.answer is not None:
         made.append("  asked for: ", style="dim").append(f"[[{shown.answer}]]\n", style="bold green")

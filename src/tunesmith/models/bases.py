@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from ..errors import InputError, unknown
 from . import folder as folders
 from . import hub, packaged
 from .catalogue import Architecture
+from .quiet import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -108,9 +108,7 @@ def resolve(base: str | os.PathLike[str], revision: str | None = None) -> BaseIn
         aliases = [entry.alias for entry in packaged.catalogue()]
         raise unknown("base", name, [*aliases, "FOLDER", "OWNER/NAME"])
     if revision is not None:
-        raise InputError(
-            f"revision {revision!r} of a folder", where=name, fix="a revision is for a hub model: leave it out"
-        )
+        raise InputError(f"revision {revision!r} of a folder", where=name, fix="leave it out: it is for a hub model")
     return _read(path.resolve(), name, None)
 
 
@@ -123,15 +121,15 @@ def load(
     seed: int = 0,
     problem: str | None = None,
 ) -> Loaded:
-    """Load a base with a head: one of ``sequence-classification``, ``token-classification``, ``causal-lm``, ``seq2seq-lm``.
+    """Load a base with a head: ``sequence-classification``, ``token-classification``, ``causal-lm`` or ``seq2seq-lm``.
 
     ``labels`` name the outputs of a classifier; without labels a sequence classifier predicts one number.
-    ``problem`` overrides transformers' ``problem_type``, e.g. ``multi_label_classification``. Weights that the base lacks
-    are drawn from ``seed``, whatever was drawn before. A head of the base is kept only if its labels are these.
+    ``problem`` overrides transformers' ``problem_type``, e.g. ``multi_label_classification``. Weights that the base
+    lacks are drawn from ``seed``, whatever was drawn before. A head of the base is kept only if its labels are these.
     A decoder without a padding token gets its end token's id as ``pad_token_id``; masks must go by position.
 
     Raises:
-        InputError: unknown head, or one that this architecture cannot have.
+        InputError: unknown head, one that this architecture cannot have, or weights that are not this model's.
     """
     import torch
     import transformers
@@ -140,7 +138,7 @@ def load(
         raise unknown("head", head, HEADS)
     _check_head(info, head)
     config = _configured(info, head, labels, problem)
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             model, report = getattr(transformers, HEADS[head]).from_pretrained(
@@ -151,6 +149,7 @@ def load(
             raise InputError(f"cannot be loaded for {head} ({_first_line(error)})", where=info.path) from error
         fresh = set(report["missing_keys"]) | {entry[0] for entry in report["mismatched_keys"]}
         fresh |= _renew_foreign_head(model, info, labels, fresh)
+    _check_share(model, info, fresh)
     _set_padding(model, info)
     return Loaded(model, sorted(fresh))
 
@@ -179,6 +178,16 @@ def _check_head(info: BaseInfo, head: str) -> None:
             expected=f"an {needed} for {head}" if needed.startswith("e") else f"a {needed} for {head}",
             fix="choose another base or another task",
         )
+
+
+def _check_share(model: PreTrainedModel, info: BaseInfo, fresh: set[str]) -> None:
+    sizes = {name: tensor.numel() for name, tensor in model.named_parameters()}
+    share = sum(sizes.get(name, 0) for name in fresh) / sum(sizes.values())
+    if share > 0.5:
+        raise InputError(
+            f"the weights lack {share:.0%} of the {type(model).__name__} that config.json describes", where=info.path,
+            fix="save the model again with model.save_pretrained(...)",
+        )  # fmt: skip
 
 
 def _configured(info: BaseInfo, head: str, labels: Sequence[str] | None, problem: str | None) -> Any:
@@ -223,9 +232,8 @@ def _renew_foreign_head(
     """Draw the output layer anew where the base's head, of the same size, was for other labels."""
     import torch
 
-    known = info.config.get("id2label")
-    old = [known[key] for key in sorted(known, key=int)] if known else None
-    if labels is None or old == list(labels):
+    known = info.config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # what transformers leaves out
+    if labels is None or [known[key] for key in sorted(known, key=int)] == list(labels):
         return set()
     std = getattr(model.config.get_text_config(), "initializer_range", 0.02)
     renewed = set()
@@ -240,22 +248,6 @@ def _renew_foreign_head(
             torch.nn.init.zeros_(module.bias)
             renewed.add(f"{name}.bias")
     return renewed
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers while it loads: what it would warn of is in `Loaded.fresh`."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

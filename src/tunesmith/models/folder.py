@@ -90,13 +90,12 @@ def weights_of(folder: Path) -> list[Path]:
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     pickled = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    convert = "convert to safetensors: load it where you trust it and call model.save_pretrained(...)"
     raise InputError(
         f"has {pickled[0]} and no safetensors" if pickled else "has no weights",
         where=folder,
         expected="model.safetensors",
-        fix="convert to safetensors: load it where you trust it and call model.save_pretrained(...)"
-        if pickled
-        else None,
+        fix=convert if pickled else None,
     )
 
 
@@ -197,9 +196,9 @@ def licence_of(folder: Path) -> str | None:
 def _check_native(config: dict[str, Any], path: Path) -> None:
     if "auto_map" not in config:
         return
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers import CONFIG_MAPPING
 
-    if config["model_type"] not in CONFIG_MAPPING_NAMES:
+    if config["model_type"] not in CONFIG_MAPPING:
         raise InputError(
             f"model type {config['model_type']!r} needs code from its own folder (auto_map)", where=path,
             expected="an architecture that transformers has; code that comes with a model is never run",

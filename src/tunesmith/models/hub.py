@@ -45,7 +45,8 @@ def download(name: str, revision: str | None = None) -> Path:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise InputError(
-            f"the hub has no model {name!r}, or it is private", fix="check the spelling, or set HF_TOKEN"
+            f"there is no folder {name!r}, and the hub has no such model or it is private",
+            fix="check the spelling, or set HF_TOKEN",
         ) from error
     except errors.RevisionNotFoundError as error:
         raise InputError(f"{name} has no revision {revision!r}", fix="name a branch, a tag or a commit") from error

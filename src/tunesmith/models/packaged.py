@@ -46,13 +46,7 @@ def fetch(alias: str, offline: bool = False, verify: bool = False) -> Path:
     base = find(alias)
     if base.licence is None:
         warnings.warn(f"{alias}: its package ({base.files[0].pinned}) states no licence", stacklevel=2)
-    about: dict[str, Any] = {
-        "alias": alias,
-        "version": base.version,
-        "licence": base.licence,
-        "upstream": base.upstream,
-    }
-    about["sources"] = [asdict(file) for file in base.files]
+    about = {**asdict(base), "version": base.version}
     return kept(base.folder, partial(_convert, base, offline), form=_FORM, about=about, verify=verify)
 
 

@@ -28,7 +28,7 @@ from ..engine.loop import Budget, Loop, Work
 from ..engine.precision import pick
 from ..engine.predict import Reading, read
 from ..errors import InputError, Interrupted, RunError
-from ..evaluation.metrics import Answers
+from ..evaluation.answers import Answers
 from ..host import Host
 from ..parts import find
 from ..recipe import Recipe
@@ -36,7 +36,7 @@ from ..storage import atomic_file, atomic_folder, write_json
 from .build import device, make_host, rate_of
 from .events import EventLog, Listener, read_events
 from .measure import Scale, answers, before_training, labels_of, write_texts
-from .prepare import Prepared, prepare
+from .prepare import Prepared, keep_rows, on_disk, prepare
 from .reporting import make_report, write_report
 
 PROBE_ROWS = 8
@@ -70,7 +70,10 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
         Interrupted: SIGINT or SIGTERM; everything is saved.
     """
     _check_folder(folder, force, resume)
-    prepared = prepare(recipe, lambda text: listen({"event": "note", "text": text}))
+    if resume and (folder / "report.json").exists():
+        listen({"event": "note", "text": f"{folder}: the run is finished already"})
+        return
+    prepared = prepare(on_disk(recipe), lambda text: listen({"event": "note", "text": text}))
     made = _begin(prepared, folder)
     _open_folder(prepared, folder, force, resume)
     log = EventLog(folder / "events.jsonl")
@@ -123,6 +126,7 @@ def _open_folder(prepared: Prepared, folder: Path, force: bool, resume: bool) ->
         return
     if force and folder.exists():
         shutil.rmtree(folder)
+    prepared.recipe = keep_rows(prepared.recipe, folder)
     with atomic_file(folder / "recipe.yaml") as file:
         file.write(prepared.recipe.to_yaml())
     write_json(folder / "data.json", prepared.facts)
@@ -379,20 +383,26 @@ def _save(made: Trained) -> None:
             )
         else:
             artefacts.save_model(made.host, target)
-        save_tokenizer(prepared.reader, made.host, target)
-    with atomic_folder(made.folder / "probe") as target:
-        save_file(probe_outputs(made.reading, prepared), target / "outputs.safetensors")
+        save_tokenizer(prepared.reader, made.host, target, chats=prepared.task.name == "chat")
+    _write_probe(made, made.folder / "probe")
     for old in (made.folder / "checkpoints").glob("step-*"):
         shutil.rmtree(old)
 
 
-def save_tokenizer(reader: Any, host: Host, target: Path) -> None:
-    """The tokenizer with the template that was trained with, and for a language model every id that ends a text."""
+def save_tokenizer(reader: Any, host: Host, target: Path, *, chats: bool) -> None:
+    """The tokenizer with the template that was trained with, and for a language model every id that ends a text.
+
+    Args:
+        reader: holds the tokenizer and the template.
+        host: the model.
+        target: an existing folder.
+        chats: whether conversations were trained, by the plain template where the base has none.
+    """
     tokenizer = reader.tokenizer
     if host.model.can_generate():
         from ..engine.generate import stop_ids
 
-        if tokenizer.chat_template is None or reader.template != tokenizer.chat_template:
+        if reader.has_template or chats:
             tokenizer.chat_template = reader.template
         host.model.generation_config.eos_token_id = stop_ids(host.model, tokenizer)
         if host.model.generation_config.pad_token_id is None:
@@ -401,12 +411,36 @@ def save_tokenizer(reader: Any, host: Host, target: Path) -> None:
     tokenizer.save_pretrained(target)
 
 
-def probe_outputs(reading: Reading, prepared: Prepared) -> dict[str, Tensor]:
-    """What the model says of the first test rows in fp32, to compare a reloaded one with."""
-    test = prepared.encoded["test"]
-    rows = np.arange(min(PROBE_ROWS, len(test)))
+def _write_probe(made: Trained, folder: Path) -> None:
+    """Some encoded test rows and what the model says of them in fp32, for a reloaded one to be compared with."""
+    test = made.prepared.encoded["test"]
+    records = [{**r, "row": i} for i, r in enumerate(test.take(np.arange(min(PROBE_ROWS, len(test)))))]
+    with atomic_folder(folder) as target:
+        write_json(target / "rows.json", records)
+        save_file(probe_outputs(made.reading, records), target / "outputs.safetensors")
+
+
+class ProbeRows:
+    """Encoded rows in memory."""
+
+    def __init__(self, records: list[dict[str, Any]]):
+        self._records = records
+        self.lengths = np.array([r["length"] for r in records])
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def take(self, indices: np.ndarray) -> list[dict[str, Any]]:
+        return [self._records[int(i)] for i in indices]
+
+    def where(self, index: int) -> str:
+        return f"probe row {index + 1}"
+
+
+def probe_outputs(reading: Reading, records: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """What the model says of encoded rows, in fp32."""
     exact = Reading(reading.host, reading.collate, reading.head, reading.tokens)
-    outputs = read(exact, test, rows)
+    outputs = read(exact, ProbeRows(records))
     return {
         "logits": torch.from_numpy(np.ascontiguousarray(outputs.logits, dtype=np.float32)),
         "loss": torch.from_numpy(outputs.loss.astype(np.float64)),

@@ -13,7 +13,7 @@ from ..data.tasks import Task
 from ..engine.generate import Sampling, generate
 from ..engine.predict import Outputs, Reading, features, read, token_features
 from ..evaluation import baselines
-from ..evaluation.metrics import Answers
+from ..evaluation.answers import Answers
 
 PROBE_ROWS = 5000
 """Training rows that the linear probe sees at most: beyond these it hardly gains, and it must stay cheap."""

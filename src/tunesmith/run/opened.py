@@ -24,8 +24,10 @@ from ..engine.generate import Sampling, generate
 from ..engine.precision import pick
 from ..engine.predict import Reading
 from ..errors import InputError, RunError
-from ..evaluation.intervals import difference, measure, verdict
-from ..evaluation.metrics import Answers, names_for
+from ..evaluation.answers import Answers
+from ..evaluation.intervals import difference, verdict
+from ..evaluation.metrics import names_for
+from ..evaluation.scores import scores
 from ..host import Host
 from ..models.bases import BaseInfo, load, resolve
 from ..recipe import Recipe
@@ -179,7 +181,8 @@ class Run:
 
     def _write(self, rows: list[dict[str, Any]], sampling: Sampling = Sampling()) -> list[str]:  # noqa: B008
         task: Any = self.task
-        prompts = [task.prompt_ids(row, self.reader) for row in rows]
+        room = max(8, self.reader.max_length)
+        prompts = [self.reader.shorten(task.prompt_ids(row, self.reader), room) for row in rows]
         written = generate(self.host, prompts, self.reader.tokenizer, sampling=sampling, dtype=self.reading.dtype)
         return [self.reader.tokenizer.decode(w.ids, skip_special_tokens=True).strip() for w in written]
 
@@ -196,15 +199,15 @@ class Run:
         encoded = self._encode(table)
         everything = np.arange(len(encoded))
         tuned = self._answers(encoded, everything)
-        names = names_for(self.task.name, multi=self._multi)
-        result: dict[str, Any] = {
-            "rows": len(table), "tuned": {n: asdict(measure(n, tuned)) for n in names}, "task": self.task.name,
-        }  # fmt: skip
+        names = names_for(self.task.name, multi=self._multi, labels=self.task.labels or ())
+        measured = scores(tuned, names)
+        result: dict[str, Any] = {"rows": len(table), "task": self.task.name, "notes": measured.notes}
+        result["tuned"] = {n: asdict(m) for n, m in measured.items()}
         if self.recipe.adapter and self.task.name in ("generate", "chat", "lm"):
             with self.host.off():
                 base = self._answers(encoded, everything)
-            result["base"] = {n: asdict(measure(n, base)) for n in names}
-            changes = {n: difference(n, tuned, base) for n in names}
+            changes = {n: difference(n, tuned, base) for n in measured}
+            result["base"] = {n: asdict(m) for n, m in scores(base, names).items()}
             result["difference"] = {n: {**asdict(c), "verdict": verdict(c)} for n, c in changes.items()}
         return result
 
@@ -289,7 +292,7 @@ class Run:
         other.host.fold()
         with atomic_folder(out) as target:
             other.host.model.save_pretrained(target)
-            save_tokenizer(other.reader, other.host, target)
+            save_tokenizer(other.reader, other.host, target, chats=self.task.name == "chat")
             made = subprocess.run(
                 [sys.executable, "-m", "tunesmith.run.verify", str(self.folder), "--merged", str(target)],
                 capture_output=True, text=True, check=False,

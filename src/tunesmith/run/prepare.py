@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
 
 from ..data.detect import detect
 from ..data.encode import Encoded, encode, suggest_length
+from ..data.packaged import find as find_packaged
 from ..data.reader import Reader
 from ..data.rows import Rows, read
 from ..data.split import drop_leaks, split
@@ -18,6 +22,7 @@ from ..data.tasks import Task
 from ..errors import InputError
 from ..models.bases import BaseInfo, resolve
 from ..recipe import Recipe
+from ..storage import atomic_file, cache_home, hash_bytes
 
 Say = Callable[[str], None]
 
@@ -61,6 +66,36 @@ class Prepared:
         return self.task.head(self.base.architecture)
 
 
+_MEMORY = "memory-"
+
+
+def on_disk(recipe: Recipe) -> Recipe:
+    """The recipe with rows in memory written to the cache, so that a run can be resumed and repeated from its recipe."""
+    changed = {}
+    for name in SPLITS:
+        source = getattr(recipe.rows, name)
+        if source is None or isinstance(source, str | Path):
+            continue
+        rows = read(source)
+        path = cache_home() / "rows" / f"{_MEMORY}{rows.fingerprint[:32]}.arrow"
+        with atomic_file(path, "wb") as file, pa.ipc.new_file(file, rows.table.schema) as writer:
+            writer.write_table(rows.table)
+        changed[name] = str(path)
+    return recipe.updated({"rows": {**recipe.rows.model_dump(), **changed}}) if changed else recipe
+
+
+def keep_rows(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with rows that came from memory copied into the run's folder, which then has all that it needs."""
+    changed = {}
+    for name in SPLITS:
+        source = Path(getattr(recipe.rows, name) or "")
+        if source.name.startswith(_MEMORY):
+            changed[name] = str(folder / "rows" / f"{_MEMORY}{name}.arrow")
+            (folder / "rows").mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, changed[name])
+    return recipe.updated({"rows": {**recipe.rows.model_dump(), **changed}}) if changed else recipe
+
+
 def open_rows(recipe: Recipe) -> tuple[Rows, Task]:
     """The training rows and what they ask for. Imports no model library.
 
@@ -68,7 +103,15 @@ def open_rows(recipe: Recipe) -> tuple[Rows, Task]:
         InputError: the file cannot be read, or its columns fit no task.
     """
     rows = read(recipe.rows.train)
-    return rows, detect(rows, task=recipe.task, columns=recipe.rows.columns or None, group=recipe.rows.group)
+    return rows, detect(rows, task=recipe.task, columns=recipe.rows.columns or None, group=group_of(recipe))
+
+
+def group_of(recipe: Recipe) -> str | None:
+    """The column that is never split: the recipe's, or the one that a packaged set names."""
+    source = str(recipe.rows.train)
+    if recipe.rows.group or not source.startswith("packaged:"):
+        return recipe.rows.group
+    return find_packaged(source.removeprefix("packaged:")).group
 
 
 def part(recipe: Recipe, rows: Rows, task: Task) -> Parted:
@@ -85,7 +128,7 @@ def part(recipe: Recipe, rows: Rows, task: Task) -> Parted:
         "test": 0.0 if "test" in given else recipe.rows.test_share,
         "validation": 0.0 if "validation" in given else recipe.rows.validation_share,
     }
-    chosen = split(rows, columns, **shares, seed=recipe.seed, group=recipe.rows.group)
+    chosen = split(rows, columns, **shares, seed=recipe.seed, group=group_of(recipe))
     indices = {n: getattr(chosen, n) for n in SPLITS}
     facts: dict[str, Any] = {"duplicates": chosen.duplicates, "leaks": {}}
     tables = dict.fromkeys(SPLITS, rows)
@@ -118,9 +161,13 @@ def prepare(recipe: Recipe, say: Say = lambda text: None) -> Prepared:
     parted = part(recipe, rows, task)
     base = resolve(recipe.base or pick_base(rows, task), recipe.revision)
     task.head(base.architecture)
+    if group := group_of(recipe):
+        say(f"rows of one {group} stay in one split")
     if recipe.base is None:
         say(f"base: {base.name} (packaged; choose another with --base)")
     reader = make_reader(recipe, base, rows, task, parted)
+    if task.name == "chat" and not reader.has_template:
+        say(f"{base.name} has no chat template: a plain one is used (User: ..., Assistant: ...)")
     encoded = {name: encode(parted.tables[name], parted.indices[name], task, reader) for name in SPLITS}
     for name in ("train", "test"):
         if not len(encoded[name]):
@@ -165,8 +212,6 @@ def pick_base(rows: Rows, task: Task) -> str:
 
 
 def _facts(rows: Rows, task: Task, parted: Parted, encoded: dict[str, Encoded], reader: Reader) -> dict[str, Any]:
-    from ..storage import hash_json
-
     splits = {}
     for name in SPLITS:
         data = encoded[name]
@@ -174,7 +219,7 @@ def _facts(rows: Rows, task: Task, parted: Parted, encoded: dict[str, Encoded], 
             "rows": len(data),
             "source": parted.tables[name].source,
             "fingerprint": parted.tables[name].fingerprint,
-            "indices": hash_json(parted.indices[name].tolist()),
+            "indices": hash_bytes(parted.indices[name].tobytes()),
             "tokens": int(data.lengths.sum()),
             "supervised": int(data.units.sum()),
             "over_length": data.counts,

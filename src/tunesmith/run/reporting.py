@@ -1,18 +1,14 @@
-"""A run's report: base against tuned with intervals, what it cost, and the files that say so."""
+"""A run's report: what was measured before and after, handed to the evaluation, and the files that say so."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.calibration import confusion, expected_calibration_error, reliability, worst
-from ..evaluation.intervals import difference, measure, verdict
-from ..evaluation.metrics import Answers, names_for
+from ..evaluation.answers import Answers
+from ..evaluation.results import build_report, written_section
 from ..storage import atomic_file, write_json
 from .prepare import Prepared
-
-SCHEMA = 1
 
 
 def make_report(
@@ -32,29 +28,20 @@ def make_report(
         events: the run's events.
         cost: time, tensors and bytes.
     """
-    task, tuned = prepared.task, after["answers"]
-    names = names_for(task.name, multi=bool(getattr(task, "multi", False)))
-    report: dict[str, Any] = {
-        "schema": SCHEMA,
-        "task": task.name,
-        "base": prepared.base.name,
-        "technique": technique(prepared),
-        "metric": names[0],
-        "data": prepared.facts,
-        "tuned": {n: asdict(measure(n, tuned)) for n in names},
-        "before": {who: _scores(said, names) for who, said in before["answers"].items()},
-        "difference": {who: _differences(tuned, said, names) for who, said in before["answers"].items()},
-        "worst": worst(tuned, after["texts_of_rows"]) if len(tuned) == len(after["texts_of_rows"]) else [],
-        "curve": _curve(events),
-        "cost": {**cost, **_training_cost(events)},
-        "warnings": [e["text"] for e in events if e["event"] == "warning"],
-    }
-    if tuned.probabilities is not None and not tuned.multi:
-        report["calibration"] = _calibration(tuned, before["answers"])
-        report["confusion"] = {"labels": list(tuned.labels), "table": confusion(tuned)}
-    if "texts" in after:
-        report["written"] = _written(before["texts"], after["texts"], prepared)
-    return report
+    return build_report(
+        prepared.task.name,
+        after["answers"],
+        before["answers"],
+        base=prepared.base.name,
+        technique=technique(prepared),
+        texts=after["texts_of_rows"],
+        data=prepared.facts,
+        curve=_curve(events),
+        cost={**cost, **_training_cost(events)},
+        warnings=[e["text"] for e in events if e["event"] == "warning"],
+        written=_written(before["texts"], after["texts"], prepared) if "texts" in after else None,
+        seed=prepared.recipe.seed,
+    )
 
 
 def technique(prepared: Prepared) -> str:
@@ -66,65 +53,22 @@ def technique(prepared: Prepared) -> str:
     )
 
 
-def _scores(said: Answers, names: tuple[str, ...]) -> dict[str, Any]:
-    return {n: asdict(measure(n, said)) for n in names if _can(n, said)}
-
-
-def _differences(tuned: Answers, said: Answers, names: tuple[str, ...]) -> dict[str, Any]:
-    found = {}
-    for name in names:
-        if _can(name, said):
-            change = difference(name, tuned, said)
-            found[name] = {**asdict(change), "verdict": verdict(change)}
-    return found
-
-
-def _can(name: str, said: Answers) -> bool:
-    """A baseline without probabilities has no loss."""
-    return not (name in ("log_loss", "loss", "perplexity") and said.probabilities is None and said.loss is None)
-
-
-def _calibration(tuned: Answers, before: dict[str, Answers]) -> dict[str, Any]:
-    every = {"tuned": tuned, **{w: a for w, a in before.items() if a.probabilities is not None}}
-    return {
-        "ece": {who: expected_calibration_error(a) for who, a in every.items()},
-        "reliability": {who: reliability(a) for who, a in every.items()},
-    }
-
-
 def _written(before: dict[str, Any], after: dict[str, Any], prepared: Prepared) -> dict[str, Any]:
-    from importlib.util import find_spec
-
-    missing = [p for p in ("sacrebleu", "rouge_score") if find_spec(p) is None]
-    names = [n for n in names_for("text") if not missing or n == "exact_match"]
-    tuned, base = after["answers"], before["answers"]
-    found: dict[str, Any] = {
-        "rows": len(tuned),
-        "stopped_by_itself": {"base": _share(before["stopped"]), "tuned": _share(after["stopped"])},
-        "tuned": {n: asdict(measure(n, tuned)) for n in names},
-        "base": {n: asdict(measure(n, base)) for n in names},
-        "difference": _differences(tuned, base, tuple(names)),
-        "samples": [
-            {"prompt": _prompt(prepared, row), "reference": r, "base": b, "tuned": t}
-            for row, r, b, t in zip(after["rows"], tuned.references, base.predictions, tuned.predictions, strict=True)
-        ][:8],
-    }
-    if missing:
-        found["note"] = (
-            f"rouge_l and chrf were not measured: pip install 'tunesmith[metrics]' ({', '.join(missing)} missing)"
-        )
-    return found
+    tuned: Answers = after["answers"]
+    return written_section(
+        [_prompt(prepared, row) for row in after["rows"]],
+        tuned,
+        before["answers"],
+        stopped={"base": before["stopped"], "tuned": after["stopped"]},
+        seed=prepared.recipe.seed,
+    )
 
 
 def _prompt(prepared: Prepared, row: dict[str, Any]) -> str:
     task: Any = prepared.task
     if task.name == "chat":
-        return str(task.messages(row)[-2]["content"])[:400]
+        return "\n".join(m["content"] for m in task.messages(row)[:-1])[-400:]
     return str(task.prompt(row))[:400]
-
-
-def _share(flags: list[bool]) -> float:
-    return sum(flags) / max(1, len(flags))
 
 
 def _curve(events: list[dict[str, Any]]) -> dict[str, Any]:
@@ -153,8 +97,11 @@ def write_report(report: dict[str, Any], prepared: Prepared, folder: Path) -> No
     from ..evaluation.card import render_card
     from ..evaluation.report import render_html
 
+    source = str(prepared.recipe.rows.train)
+    hub = [source.removeprefix("hub:").split("#")[0]] if source.startswith("hub:") else []
     write_json(folder / "report.json", report)
     with atomic_file(folder / "report.html") as file:
         file.write(render_html(report, title=folder.name))
     with atomic_file(folder / "card.md") as file:
-        file.write(render_card(report, prepared.recipe.to_yaml(), title=folder.name, licence=prepared.base.licence))
+        recipe = prepared.recipe.to_yaml()
+        file.write(render_card(report, recipe, title=folder.name, licence=prepared.base.licence, datasets=hub))

@@ -6,15 +6,15 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 
 from ..data.encode import collator
-from ..engine.predict import Reading, read
+from ..engine.predict import Reading
 from ..errors import RunError, TunesmithError
 from ..host import Host
 from ..models.bases import load, resolve
+from .carry_out import probe_outputs
 from .opened import Run
 
 TOLERANCE = 1e-5
@@ -39,20 +39,12 @@ def main(arguments: list[str]) -> int:
 
 def compare(run: Run, merged: Path | None) -> float:
     """The largest difference of the outputs on the probe rows, relative to the largest output."""
-    from .prepare import prepare
-
     saved = load_file(run.folder / "probe" / "outputs.safetensors")
-    prepared = prepare(run.recipe)
+    records = json.loads((run.folder / "probe" / "rows.json").read_text(encoding="utf-8"))
     host = run.host if merged is None else _plain(run, merged)
     pad = run.reader.tokenizer.pad_token_id
-    reading = Reading(host, collator(run.task, pad if pad is not None else 0), run.reading.head, run.reading.tokens)
-    test = prepared.encoded["test"]
-    outputs = read(reading, test, np.arange(len(saved["loss"])))
-    here = {
-        "logits": torch.from_numpy(outputs.logits).float(),
-        "loss": torch.from_numpy(outputs.loss),
-        "tokens": torch.from_numpy(np.concatenate([t.ravel() for t in outputs.tokens]).astype(np.float32)),
-    }
+    collate = collator(run.task, pad if pad is not None else 0)
+    here = probe_outputs(Reading(host, collate, run.reading.head, run.reading.tokens), records)
     worst = 0.0
     for name, values in saved.items():
         if values.numel():

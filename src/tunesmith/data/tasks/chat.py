@@ -53,14 +53,9 @@ class Chat(Task):
             return "the assistant speaks first; expected a user's turn before it"
         for number, (one, two) in enumerate(pairwise(turns), 1):
             if one == two and one in ("user", "assistant"):
-                return (
-                    f"messages {number} and {number + 1} are both the {one}'s; expected turns that alternate; join them"
-                )
-        if any(
-            not str(m.get("content", "")).strip() and not m.get("tool_calls")
-            for m in messages
-            if m["role"] == "assistant"
-        ):
+                return f"messages {number} and {number + 1} are both the {one}'s; expected alternate turns; join them"
+        answers = [m for m in messages if m["role"] == "assistant" and not m.get("tool_calls")]
+        if any(not m["content"].strip() for m in answers):
             return "a turn of the assistant is empty; expected text; fill it in or delete the row"
         return None
 

@@ -136,7 +136,7 @@ def _order(name: str) -> tuple[bool, float, str]:
 
 
 def _several(values: Iterable[Any]) -> bool:
-    """Whether the different values of a label column are lists, or text in which few names stand in many combinations."""
+    """Whether a label column's different values are lists, or text in which few names stand in many combinations."""
     if any(isinstance(v, tuple) for v in values):
         return True
     texts = {v for v in values if isinstance(v, str)}

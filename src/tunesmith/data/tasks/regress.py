@@ -35,9 +35,8 @@ class Regress(Task):
             values = [float(row[column]) for row in batch]
             low, high = min(low, *values), max(high, *values)
         if low == high:
-            raise InputError(
-                f"column {column!r} is {low:g} in every row", where=rows.source, expected="numbers that differ"
-            )
+            found = f"column {column!r} is {low:g} in every row"
+            raise InputError(found, where=rows.source, expected="numbers that differ")
         self.notes.append(f"numbers from {low:g} to {high:g}")
 
     def problem(self, row: Mapping[str, Any]) -> str | None:

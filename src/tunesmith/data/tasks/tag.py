@@ -40,9 +40,8 @@ class Tag(Task):
                 counts.update(tags)
                 odd += sum(t[:2] == "I-" and p[2:] != t[2:] for p, t in zip(["O", *tags], tags, strict=False))
         if len(counts) < 2:
-            raise InputError(
-                f"column {column!r} holds one tag only ({next(iter(counts), 'none')!r})", where=rows.source
-            )
+            found = f"column {column!r} holds one tag only ({next(iter(counts), 'none')!r})"
+            raise InputError(found, where=rows.source, expected="at least two")
         self.labels = sorted(counts, key=lambda t: (t != "O", t[2:] if t[1:2] == "-" else t, t))
         self.notes.append(f"{len(counts)} tags over {sum(counts.values()):,} words")
         if odd:

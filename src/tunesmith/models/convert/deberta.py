@@ -12,22 +12,22 @@ from . import onnx
 from .copy import copy_tokenizer
 from .write import write_model
 
-_CONFIG = DebertaV2Config(
-    vocab_size=128100, hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536,
-    max_position_embeddings=512, type_vocab_size=0, relative_attention=True, max_relative_positions=-1,
-    position_buckets=256, norm_rel_ebd="layer_norm", share_att_key=True, pos_att_type=["p2c", "c2p"],
-    position_biased_input=False, layer_norm_eps=1e-7, pooler_hidden_size=384, pooler_dropout=0, num_labels=2,
-)  # fmt: skip
+_CONFIG = DebertaV2Config.from_dict({
+    "vocab_size": 128100, "hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6,
+    "intermediate_size": 1536, "max_position_embeddings": 512, "type_vocab_size": 0, "relative_attention": True,
+    "max_relative_positions": -1, "position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "layer_norm_eps": 1e-7, "pooler_hidden_size": 384,
+    "pooler_dropout": 0, "num_labels": 2,
+})  # fmt: skip
 
 
 def convert(sources: list[Path], target: Path) -> None:
     """From the graph and a tokenizer.json."""
     constants, nodes = onnx.read(sources[0])
-    named = ("deberta.", "pooler.", "classifier.")
+    ours, coded = ("m.deberta.", "m.pooler.", "m.classifier."), ("_scale", "_zero_point", "_quantized")
     weights = {
-        name[2:]: array for name, array in constants.items()
-        if name.startswith("m.") and name[2:].startswith(named) and not name.endswith(("_scale", "_zero_point", "_quantized"))
-    }  # fmt: skip
+        name[2:]: array for name, array in constants.items() if name.startswith(ours) and not name.endswith(coded)
+    }
     for name in ("deberta.embeddings.word_embeddings.weight", "pooler.dense.weight", "classifier.weight"):
         matrix = _dequantized(constants, f"m.{name}")
         weights[name] = matrix if "embeddings" in name else matrix.T

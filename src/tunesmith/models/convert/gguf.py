@@ -40,7 +40,8 @@ def _write(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    from .write import quiet, write_model
+    from ..quiet import quiet
+    from .write import write_model
 
     with quiet(), contextlib.redirect_stderr(io.StringIO()):  # its progress bar has no switch
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
@@ -49,7 +50,7 @@ def _write(source: Path, target: Path) -> None:
     config = copy.deepcopy(read.config)
     for name in ("quantization_config", "_model_name_or_path"):
         config.__dict__.pop(name, None)
-    twin = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    twin = type(read)._from_config(config, dtype=torch.float32)
     vocabulary = tokenizer.get_vocab()
     stops = {vocabulary[stop] for stop in _STOPS if stop in vocabulary} | {tokenizer.eos_token_id}
     twin.generation_config = GenerationConfig(

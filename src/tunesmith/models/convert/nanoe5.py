@@ -24,7 +24,8 @@ _MATRICES = {
 }  # fmt: skip
 _NORMS = {"aln": "attention.output.LayerNorm", "oln": "output.LayerNorm"}
 _TOKENIZER = {
-    "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, "model_input_names": ["input_ids", "attention_mask"],
+    "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512,
+    "model_input_names": ["input_ids", "attention_mask"],
     "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>", "cls_token": "<s>",
     "sep_token": "</s>", "mask_token": "<mask>",
 }  # fmt: skip

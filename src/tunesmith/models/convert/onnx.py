@@ -1,7 +1,7 @@
 """The little of ONNX that a converter needs: a graph's constants and its operations, read without the onnx package.
 
-Field numbers are those of onnx.proto (ModelProto 7 graph; GraphProto 1 node, 5 initializer; NodeProto 1 input, 2 output,
-4 op_type; TensorProto 1 dims, 2 data_type, 4 float_data, 5 int32_data, 8 name, 9 raw_data).
+Field numbers are those of onnx.proto (ModelProto 7 graph; GraphProto 1 node, 5 initializer; NodeProto 1 input,
+2 output, 4 op_type; TensorProto 1 dims, 2 data_type, 4 float_data, 5 int32_data, 8 name, 9 raw_data).
 """
 
 from __future__ import annotations
@@ -60,9 +60,8 @@ def _tensor(message: memoryview) -> tuple[str, np.ndarray]:
             numbers += [value] if isinstance(value, int) else _varints(value)
     if kind not in _TYPES:
         raise ValueError(f"the ONNX constant {name} is of type {kind}, which is not read here")
-    return name, np.array(numbers, _TYPES[kind]).reshape(shape) if numbers else np.frombuffer(
-        raw, _TYPES[kind]
-    ).reshape(shape)
+    array = np.array(numbers, _TYPES[kind]) if numbers else np.frombuffer(raw, _TYPES[kind])
+    return name, array.reshape(shape)
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
@@ -100,5 +99,5 @@ def _varints(message: memoryview) -> list[int]:
 
 def _message(value: int | memoryview) -> memoryview:
     if isinstance(value, int):
-        raise ValueError("an ONNX field that should hold a message holds a number")
+        raise TypeError("an ONNX field that should hold a message holds a number")
     return value

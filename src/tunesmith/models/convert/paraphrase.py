@@ -17,8 +17,8 @@ _PREFIX = "model.0.auto_model."
 def convert(sources: list[Path], target: Path) -> None:
     """From the graph and a tokenizer.json.
 
-    Embeddings, norms and biases keep their names in the graph. The matrices have lost theirs: each is named after the bias
-    that is added to its product.
+    Embeddings, norms and biases keep their names in the graph. The matrices have lost theirs: each is named after
+    the bias that is added to its product.
     """
     constants, nodes = onnx.read(sources[0])
     weights = {name.removeprefix(_PREFIX): array for name, array in constants.items() if name.startswith(_PREFIX)}
