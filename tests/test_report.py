@@ -189,6 +189,8 @@ def test_the_page_escapes_rows_labels_and_warnings() -> None:
     assert "<script" not in html and "&lt;script&gt;" in html
     assert "<b>sleep</b>" not in html
     assert "$5 &amp; $\\frac" in html and "日本語" in html
+    drawn = html[html.rindex("<svg") : html.rindex("</svg>")]
+    assert "$5 &amp; $\\frac" in drawn and "日本語" in drawn
 
 
 def test_the_page_is_the_same_twice_and_follows_the_readers_scheme() -> None:
@@ -285,7 +287,11 @@ def test_the_card_has_no_row_of_the_data() -> None:
 
 @pytest.mark.parametrize("name", REPORTS)
 def test_the_cards_tables_are_rectangular(name: str) -> None:
-    card = render_card(REPORTS[name](), RECIPE, title="t", licence="mit")
+    report = REPORTS[name]()
+    for part in ("before", "difference"):
+        report[part] = {f"{who} | alone": found for who, found in report[part].items()}
+    card = render_card(report, RECIPE, title="t", licence="mit")
+    assert " \\| alone" in card
     widths: list[int] = []
     for line in card.splitlines():
         if line.startswith("| "):

@@ -5,12 +5,13 @@ Source: Efron 1979, doi:10.1214/aos/1176344552; the paired form as in Koehn 2004
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 
 import numpy as np
 
-from .metrics import Answers, Figure, Measured, find
+from .metrics import Answers, Figure, Measured, Metric, find
 
 RESAMPLES = 1000
 
@@ -32,24 +33,26 @@ def _weights(rows: int, seed: int) -> Iterator[np.ndarray]:
         done += size
 
 
-def _bootstrap(figure: Figure, rows: int, greater: bool | None, level: float, seed: int) -> Measured:
+def _bootstrap(metric: Metric, figure: Figure, rows: int, level: float, seed: int) -> Measured:
     value = float(figure(np.ones((1, rows)))[0])
+    if metric.no_interval:
+        return Measured(value, math.nan, math.nan, rows, metric.greater, level, metric.no_interval)
     found = np.concatenate([figure(weights) for weights in _weights(rows, seed)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # no resample had a figure: both ends are nan
         low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])
     note = "every resample gave the same figure: the interval says nothing" if low == high else ""
-    return Measured(value, float(low), float(high), rows, greater, level, note)
+    return Measured(value, float(low), float(high), rows, metric.greater, level, note)
 
 
 def measure(name: str, answers: Answers, *, level: float = 0.95, seed: int = 0) -> Measured:
-    """A metric of some answers with its percentile bootstrap interval over rows.
+    """A metric of some answers with its percentile bootstrap interval over rows; nan at both ends where it has none.
 
     Raises:
         InputError: unknown metric, or its library is missing.
     """
     metric = find(name)
-    return _bootstrap(metric.weighted(answers), len(answers), metric.greater, level, seed)
+    return _bootstrap(metric, metric.weighted(answers), len(answers), level, seed)
 
 
 def difference(name: str, tuned: Answers, base: Answers, *, level: float = 0.95, seed: int = 0) -> Measured:
@@ -63,7 +66,7 @@ def difference(name: str, tuned: Answers, base: Answers, *, level: float = 0.95,
         raise ValueError(f"{len(tuned)} and {len(base)} rows are not paired")
     metric = find(name)
     ours, theirs = metric.weighted(tuned), metric.weighted(base)
-    return _bootstrap(lambda weights: ours(weights) - theirs(weights), len(tuned), metric.greater, level, seed)
+    return _bootstrap(metric, lambda weights: ours(weights) - theirs(weights), len(tuned), level, seed)
 
 
 def verdict(change: Measured) -> str:

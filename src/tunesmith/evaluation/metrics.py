@@ -32,11 +32,13 @@ class Metric:
         greater: whether more is better; None where neither is.
         package: the package that it takes beyond those always there; the extra ``metrics`` has it.
         takes: what it reads of the answers beside the references.
+        no_interval: why the bootstrap gives it no interval; empty where it does.
     """
 
     greater: ClassVar[bool | None] = True
     package: ClassVar[str] = ""
     takes: ClassVar[str] = "predictions"
+    no_interval: ClassVar[str] = ""
 
     def counts(self, answers: Answers) -> np.ndarray:
         """A few numbers for each row, shape (rows, k)."""
@@ -99,13 +101,16 @@ class LogLoss(Mean):
 class CalibrationError(Metric):
     """Mean distance of confidence and accuracy over groups of rows with like confidence, weighted by their size.
 
-    Chance alone moves it away from 0, the more so in a resample: its interval tends to lie too high on few rows.
+    It has no interval. Chance alone moves it above 0, in a resample twice, and the more the wider the confidences
+    spread: in simulations of calibrated models (100 to 4,000 rows) the percentile interval never held the true 0, and
+    called up to half of the pairs with a constant answer different; the basic bootstrap did little better.
 
     Source: Guo et al. 2017, arXiv:1706.04599, eq. 3, with 15 bins of equal width.
     """
 
     greater = False
     takes = "probabilities"
+    no_interval = "no interval: chance alone moves it above 0, and the bootstrap doubles that"
 
     def counts(self, answers: Answers) -> np.ndarray:
         assert answers.probabilities is not None
@@ -374,8 +379,8 @@ METRICS: Mapping[str, Metric] = {
 }  # fmt: skip
 
 _BY_TASK = {
-    "classify": ("accuracy", "macro_f1", "mcc", "log_loss", "ece"),
-    "pair": ("accuracy", "macro_f1", "mcc", "log_loss", "ece"),
+    "classify": ("accuracy", "macro_f1", "mcc", "log_loss"),
+    "pair": ("accuracy", "macro_f1", "mcc", "log_loss"),
     "multi": ("micro_f1", "macro_f1", "accuracy", "log_loss"),
     "regress": ("pearson", "spearman", "rmse", "mae"),
     "tag": ("span_f1", "token_accuracy", "loss"),

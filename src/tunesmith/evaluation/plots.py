@@ -60,11 +60,11 @@ def _figure(width: float = 5.2, height: float = 3.2) -> tuple[Any, Any]:
 
 
 def _svg(made: Any, prefix: str, caption: str) -> str:
-    """The drawing as an element of a page: ids that are its own, no metadata, the page's colour of text."""
+    """The drawing as an element of a page: ids that are its own, no metadata or comments, the page's colour of text."""
     stream = io.StringIO()
     made.savefig(stream, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")), transparent=True)
     text = stream.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", text)
     label = caption.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return text.replace(INK, "currentColor").replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
@@ -102,11 +102,10 @@ def _curve(curve: Mapping[str, Any]) -> Any:
 
 
 def _smooth(values: list[float]) -> list[float]:
-    smooth, weight, kept = [], 0.0, 0.0
-    for value in values:
-        kept, weight = 0.95 * kept + 0.05 * value, 0.95 * weight + 0.05
-        smooth.append(kept / weight)
-    return smooth
+    """The mean over a window around each step, which at the ends is cut: no lag behind a falling loss."""
+    reach = len(values) // 50
+    windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
+    return [sum(w) / len(w) for w in windows]
 
 
 def _reliability(calibration: Mapping[str, Any]) -> Any:

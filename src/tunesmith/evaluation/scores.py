@@ -51,6 +51,8 @@ def score(
     names = names_for(task, multi=multi, labels=_tags(answers) if task == "tag" else answers.labels)
     if task in ("generate", "chat"):
         names = (*(names if loss is not None else ()), *(names_for("text") if len(predictions) else ()))
+    if task in ("classify", "pair") and not multi:
+        names = (*names, "ece")
     return scores(answers, names, level=level, seed=seed)
 
 
