@@ -27,6 +27,7 @@ docs: $(VENV)/.ready
 
 figures: $(VENV)/.ready
 	$(BIN)/python bench/table.py
+	$(BIN)/python bench/setup.py
 	$(BIN)/python bench/render.py
 
 $(VENV)/.ready: pyproject.toml

@@ -18,7 +18,6 @@ from scipy.stats import t as student
 
 ROOT = Path(__file__).parent.parent
 PERCENT = ("accuracy", "span_f1")
-BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 
 
 def results() -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -86,16 +85,40 @@ def provenance() -> str:
     )
 
 
+def times() -> str:
+    """How long the two commands take, in a sentence."""
+    facts = json.loads((ROOT / "bench" / "setup.json").read_text(encoding="utf-8"))
+    return (
+        f"In a fresh clone without caches, on {facts['cores']} cores, `make demo` takes {facts['demo_seconds'] / 60:.0f} minutes, "
+        f"most of them to install PyTorch and to fetch the base, and `make test` {facts['test_seconds'] / 60:.0f} more."
+    )
+
+
+def looks() -> str:
+    """How fast the commands answer that only look."""
+    facts = json.loads((ROOT / "bench" / "setup.json").read_text(encoding="utf-8"))
+    names = ("--help", "parts", "show lora", "data FILE")
+    lines = "\n".join(f"| `tunesmith {n}` | {facts[n]:.2f} s |" for n in names)
+    return f"## Commands that only look\n\nMedian of 9, commit {facts['commit']}.\n\n| command | time |\n|---|---|\n{lines}\n"
+
+
+def between(text: str, mark: str, body: str) -> str:
+    """``text`` with what stands between two marks replaced."""
+    begin, end = f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{body.strip()}\n{end}{rest.split(end)[1]}"
+
+
 def pages() -> dict[Path, str]:
     """What every page that holds figures should say."""
     docs = ROOT / "docs" / "results.md"
     readme = ROOT / "README.md"
     body = f"{table()}\n\n{provenance()}\n"
-    made = {docs: f"# What tuning did\n\nWritten by `make figures` from `bench/results/`.\n\n{body}"}
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    made[readme] = f"{before}{BEGIN}\n{body}{END}{rest.split(END)[1]}"
-    return made
+    text = between(readme.read_text(encoding="utf-8"), "figures", body)
+    return {
+        docs: f"# What tuning did\n\nWritten by `make figures` from `bench/`.\n\n{body}\n{looks()}",
+        readme: between(text, "times", times()),
+    }
 
 
 def main() -> None:

@@ -1,0 +1,70 @@
+"""What a newcomer waits for: `make demo` and `make test` in a fresh clone without caches, and commands that only look.
+
+    python bench/setup.py
+
+Writes ``bench/setup.json``; ``python bench/render.py`` puts the times into the README and the docs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+RUNS = 9
+
+
+def timed(command: list[str], folder: Path, environment: dict[str, str]) -> float:
+    """Seconds that a command takes; its failure ends this script."""
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    print(
+        " ".join(command),
+        f"{time.perf_counter() - start:.1f} s",
+        (done.stdout.strip().splitlines() or [""])[-1],
+        flush=True,
+    )
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Clone, make, look; write the file."""
+    with tempfile.TemporaryDirectory() as made:
+        home, clone = Path(made) / "home", Path(made) / "tunesmith"
+        home.mkdir()
+        dropped = ("TUNESMITH_HOME", "XDG_CACHE_HOME", "PYTHONPATH", "OMP_NUM_THREADS", "HF_HOME")
+        environment = {k: v for k, v in os.environ.items() if k not in dropped} | {"HOME": str(home)}
+        subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=clone, capture_output=True, text=True, check=True
+        )
+        facts = {
+            "commit": commit.stdout.strip(), "python": platform.python_version(), "cores": os.cpu_count(),
+            "platform": platform.platform(),
+            "demo_seconds": timed(["make", "demo"], clone, environment),
+            "test_seconds": timed(["make", "test"], clone, environment),
+        }  # fmt: skip
+        rows = clone / "rows.csv"
+        rows.write_text("text,label\n" + "".join(f"a text {i},{i % 2}\n" for i in range(1000)), encoding="utf-8")
+        program = str(clone / ".venv" / "bin" / "tunesmith")
+        looks = {
+            "--help": ["--help"],
+            "parts": ["parts"],
+            "show lora": ["show", "lora"],
+            "data FILE": ["data", "rows.csv"],
+        }
+        for name, arguments in looks.items():
+            facts[name] = statistics.median(timed([program, *arguments], clone, environment) for _ in range(RUNS))
+    (ROOT / "bench" / "setup.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
