@@ -5,13 +5,16 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types docs figures clean
+.PHONY: demo test oldest lint types docs figures clean
 
 demo: $(VENV)/.ready
 	$(BIN)/tunesmith tune recipes/demo.yaml --name demo --force
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+oldest:
+	$(MAKE) test VENV=.venv-oldest CONSTRAINTS='-c .ci/oldest.txt'
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -34,8 +37,8 @@ $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q '$(TORCH)'
-	$(BIN)/python -m pip install -q -e '.[dev]'
+	$(BIN)/python -m pip install -q $(CONSTRAINTS) -e '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) site build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-oldest site build dist .pytest_cache .ruff_cache .mypy_cache

@@ -116,6 +116,18 @@ def test_about_six_direct_dependencies() -> None:
     assert len(PROJECT["project"]["dependencies"]) <= 7
 
 
+def test_the_oldest_versions_are_the_lower_bounds() -> None:
+    """What `make oldest` installs is what pyproject.toml promises; PyTorch has its own line in the Makefile."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = [r for k in ("metrics", "bases", "hub", "peft") for r in extras[k]] + PROJECT["project"]["dependencies"]
+    promised = dict(r.split(">=") for r in wanted if not r.startswith("torch"))
+    lines = (ROOT / ".ci" / "oldest.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert pinned.keys() == promised.keys()
+    numbers = {name: [int(n) for n in version.split(".")] for name, version in promised.items()}
+    assert {n: [int(v) for v in version.split(".")][: len(numbers[n])] for n, version in pinned.items()} == numbers
+
+
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_imports_are_declared(path: Path) -> None:
     direct = names_of(PROJECT["project"]["dependencies"]) | set(COMES_WITH)
