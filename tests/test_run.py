@@ -286,16 +286,33 @@ sys.exit(run(sys.argv[1:]))
 """
 
 
-def test_a_run_needs_no_network(rows_file: Path, bases: dict[str, Path], tmp_path: Path) -> None:
-    """The demo's job whole, from rows to proof, with every socket blocked in all processes."""
+def test_a_run_needs_no_network(tmp_path: Path) -> None:
+    """The demo's job whole, from packaged rows to proof, with every socket blocked in all processes."""
+    from tunesmith.data.packaged import open_rows
+    from tunesmith.models.bases import resolve
+
+    resolve("splade-tiny")
+    open_rows("trec")
     (tmp_path / "sitecustomize.py").write_text(BLOCKED.split("from tunesmith")[0])
+    demo = Path(__file__).parent.parent / "recipes" / "demo.yaml"
     made = subprocess.run(
-        [sys.executable, "-c", BLOCKED, "tune", str(rows_file), "--base", str(bases["bert"]), "--out", str(tmp_path), "--name", "r"],
+        [sys.executable, "-c", BLOCKED, "tune", str(demo), "--base", "splade-tiny", "--set", "rows.limit=320", "--out", str(tmp_path), "--name", "r"],
         capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     assert (tmp_path / "r" / "proof.json").exists()
+
+
+def test_an_adapter_is_handed_over_whole(bases: dict[str, Path], tmp_path: Path) -> None:
+    run = ts.tune(rows_of("classify"), base=str(bases["bert"]), out=tmp_path, name="r", **FAST)
+    folder = run.save_pretrained(tmp_path / "out", form="adapter")
+    assert (folder / "adapter_model.safetensors").exists() and (folder / "adapter_config.json").exists()
+    (run.folder / "adapter" / "adapter_config.json").unlink()
+    (run.folder / "adapter" / "adapter_model.safetensors").unlink()
+    with pytest.raises(ts.RunError, match="is not the trained one"):
+        run.save_pretrained(tmp_path / "broken", form="adapter")
+    assert not (tmp_path / "broken").exists()
 
 
 def test_commands(command: Command, rows_file: Path, bases: dict[str, Path], tmp_path: Path) -> None:

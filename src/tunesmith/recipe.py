@@ -234,11 +234,16 @@ def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 
     >>> override({"adapter": "lora"}, {"adapter.lora.rank": 16, "budget.steps": 5})
     {'adapter': {'lora': {'rank': 16}}, 'budget': {'steps': 5}}
+    >>> override({"rows": "a.csv"}, {"rows.limit": 9})
+    {'rows': {'train': 'a.csv', 'limit': 9}}
     """
     result = dict(values)
     for dotted, value in changes.items():
         head, *rest = dotted.split(".")
-        result[head] = _set(result.get(head), rest, value)
+        current = result.get(head)
+        if head == "rows" and rest and current is not None and not isinstance(current, Mapping):
+            current = {"train": current}
+        result[head] = _set(current, rest, value)
     return result
 
 

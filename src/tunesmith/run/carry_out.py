@@ -89,7 +89,7 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
     _train(made, work, hear)
     after = _after(made, held_out)
     _save(made)
-    _prove(folder)
+    write_json(folder / "proof.json", prove(folder))
     report = make_report(
         prepared, before, after, read_events(folder / "events.jsonl"), cost=_cost(made, time.perf_counter() - started)
     )
@@ -223,7 +223,7 @@ def _written_rows(prepared: Prepared, held_out: np.ndarray) -> np.ndarray:
 
 
 def _before(made: Trained, held_out: np.ndarray) -> dict[str, Any]:
-    """Baselines, and what the base writes; kept, so that a resumed run need not measure the base again."""
+    """Baselines, and what the base writes."""
     prepared = made.prepared
     encoded = prepared.encoded
     found: dict[str, Any] = {
@@ -448,19 +448,25 @@ def probe_outputs(reading: Reading, records: list[dict[str, Any]]) -> dict[str, 
     }
 
 
-def _prove(folder: Path) -> None:
-    """Reload the artefact in a fresh process and compare its outputs.
+def prove(folder: Path, *other: str | Path) -> dict[str, Any]:
+    """Load an artefact in a fresh process and compare its outputs with those of the model that was trained.
+
+    Args:
+        folder: the run.
+        other: ``--merged FOLDER`` or ``--adapter FOLDER`` for a copy in place of the run's own artefact.
 
     Raises:
         RunError: it does not load, lacks a trained tensor, or gives other outputs.
     """
     made = subprocess.run(
-        [sys.executable, "-m", "tunesmith.run.verify", str(folder)], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", "tunesmith.run.verify", str(folder), *map(str, other)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if made.returncode:
         reason = (made.stderr.strip().splitlines() or ["no message"])[-1]
         raise RunError(f"{folder}: the saved model is not the trained one: {reason}")
-    write_json(folder / "proof.json", json.loads(made.stdout.strip().splitlines()[-1]))
+    proof: dict[str, Any] = json.loads(made.stdout.strip().splitlines()[-1])
+    return proof
 
 
 def _cost(made: Trained, seconds: float) -> dict[str, Any]:

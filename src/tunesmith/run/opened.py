@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -34,7 +32,7 @@ from ..recipe import Recipe
 from ..recipe import read as read_recipe
 from ..storage import atomic_folder
 from .build import device, make_host
-from .carry_out import artefact_folder, save_tokenizer
+from .carry_out import artefact_folder, prove, save_tokenizer
 from .measure import answers, tags_of
 
 
@@ -43,17 +41,19 @@ class Run:
 
     Args:
         folder: folder of the run.
+        adapter: a copy of its adapter to use in place of its own.
 
     Raises:
         InputError: it holds no run, or one that is not finished.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, *, adapter: Path | None = None):
         self.folder = Path(folder)
         if not (self.folder / "recipe.yaml").exists():
             raise InputError("holds no run", where=self.folder, expected="the folder of a run, e.g. runs/NAME")
         self.recipe: Recipe = read_recipe(self.folder / "recipe.yaml")
-        if not artefact_folder(self.folder, self.recipe).exists():
+        self.artefact = adapter or artefact_folder(self.folder, self.recipe)
+        if not self.artefact.exists():
             again = f"tunesmith tune {self.folder / 'recipe.yaml'} --out {self.folder.parent} --name {self.folder.name}"
             raise InputError("the run is not finished", where=self.folder, fix=f"go on with: {again} --resume")
         self.facts: dict[str, Any] = json.loads((self.folder / "data.json").read_text(encoding="utf-8"))
@@ -87,7 +87,7 @@ class Run:
     @cached_property
     def host(self) -> Host:
         """The tuned model, with every trained tensor checked against the run's manifest."""
-        folder = artefact_folder(self.folder, self.recipe)
+        folder = self.artefact
         head = self.task.head(self.base.architecture)
         labels = self.task.labels if self.task.name != "regress" else None
         trained = _manifest(folder)
@@ -281,26 +281,21 @@ class Run:
         if form == "adapter" and not self.recipe.adapter:
             raise InputError("the run has no adapter", where=self.folder, fix="--as merged")
         if form == "adapter" or reason:
-            shutil.copytree(artefact_folder(self.folder, self.recipe), out, dirs_exist_ok=force)
-            return out
-        self._merge(out)
+            with atomic_folder(out) as target:
+                shutil.copytree(self.artefact, target, dirs_exist_ok=True)
+                prove(self.folder, "--adapter", target)
+        else:
+            with atomic_folder(out) as target:
+                self._merge(target)
+                prove(self.folder, "--merged", target)
         return out
 
-    def _merge(self, out: Path) -> None:
+    def _merge(self, target: Path) -> None:
         """Fold a fresh copy of the model, so that this one stays as it is."""
         other = Run(self.folder)
         other.host.fold()
-        with atomic_folder(out) as target:
-            other.host.model.save_pretrained(target)
-            save_tokenizer(other.reader, other.host, target, chats=self.task.name == "chat")
-            made = subprocess.run(
-                [sys.executable, "-m", "tunesmith.run.verify", str(self.folder), "--merged", str(target)],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            if made.returncode:
-                reason = (made.stderr.strip().splitlines() or ["no message"])[-1]
-                raise RunError(f"{out}: the merged model is not the trained one: {reason}")
-        other.__dict__.pop("host", None)
+        other.host.model.save_pretrained(target)
+        save_tokenizer(other.reader, other.host, target, chats=self.task.name == "chat")
 
 
 _INPUTS = ("text", "second", "tokens", "prompt", "messages")

@@ -22,10 +22,11 @@ TOLERANCE = 1e-5
 
 
 def main(arguments: list[str]) -> int:
-    """``FOLDER`` checks the run's own artefact, ``FOLDER --merged MODEL`` a merged model against the run."""
+    """``FOLDER`` checks the run's own artefact; ``FOLDER --adapter COPY`` or ``FOLDER --merged MODEL`` another one."""
     try:
-        run = Run(arguments[0])
-        merged = Path(arguments[2]) if len(arguments) > 2 else None
+        folder, form, other = (*arguments, "", "")[:3]
+        run = Run(folder, adapter=Path(other) if form == "--adapter" else None)
+        merged = Path(other) if form == "--merged" else None
         worst = compare(run, merged)
         limit = TOLERANCE * (10 if merged else 1)
         if not worst <= limit:
