@@ -34,9 +34,7 @@ TABLE: list[tuple[str, str, dict[str, Any]]] = [
         "chinese-reviews",
         {**ENCODER, "rows.limit": 600, "checks.rows": 300, "length.max": 48},
     ),
-    ("e5-small", "trec", {**ENCODER, "rows.limit": 600, "checks.rows": 300}),
     ("smollm2-135m", "alpaca-demo", WRITER),
-    ("smollm2-135m", "news-articles", {**WRITER, "rows.limit": 30, "checks.rows": 12}),
 ]
 """Base, packaged rows, and the options that make one run fit into a minute or two on two cores."""
 
