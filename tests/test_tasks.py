@@ -263,6 +263,13 @@ def test_the_suggested_length_follows_the_rows() -> None:
     assert length % 8 == 0 and 20 <= length <= 48
 
 
+def test_the_suggested_length_cuts_no_answer() -> None:
+    rows = many(400, prompt=text, completion=lambda i: "dog " * (60 if i == 399 else 3))
+    task = detect(rows)
+    length = suggest_length(rows, np.arange(400), task, reader_for("generate"), 512)
+    encode(rows, np.arange(400), task, reader_for("generate", max_length=length))
+
+
 def test_a_row_without_a_supervised_token_is_an_error() -> None:
     rows = many(12, prompt=lambda i: "dog " * 200, completion=text)
     task = detect(rows)

@@ -165,7 +165,7 @@ def prepare(recipe: Recipe, say: Say = lambda text: None) -> Prepared:
         say(f"rows of one {group} stay in one split")
     if recipe.base is None:
         say(f"base: {base.name} (packaged; choose another with --base)")
-    reader = make_reader(recipe, base, rows, task, parted)
+    reader = make_reader(recipe, base, rows, task)
     if task.name == "chat" and not reader.has_template:
         say(f"{base.name} has no chat template: a plain one is used (User: ..., Assistant: ...)")
     encoded = {name: encode(parted.tables[name], parted.indices[name], task, reader) for name in SPLITS}
@@ -180,7 +180,7 @@ def prepare(recipe: Recipe, say: Say = lambda text: None) -> Prepared:
     return Prepared(complete, base, task, reader, parted, encoded, facts)
 
 
-def make_reader(recipe: Recipe, base: BaseInfo, rows: Rows, task: Task, parted: Parted) -> Reader:
+def make_reader(recipe: Recipe, base: BaseInfo, rows: Rows, task: Task) -> Reader:
     """The one reader of a run: tokenizer, template, length."""
     template = None
     if recipe.template:
@@ -194,7 +194,7 @@ def make_reader(recipe: Recipe, base: BaseInfo, rows: Rows, task: Task, parted: 
             f"length.max is {recipe.length.max}", expected=f"at most {limit}, the most that {base.name} can read"
         )
     first = Reader(tokenizer, base.architecture, max_length=limit, template=template)
-    length = recipe.length.max or suggest_length(rows, parted.indices["train"], task, first, limit)
+    length = recipe.length.max or suggest_length(rows, np.arange(len(rows)), task, first, limit)
     return Reader(tokenizer, base.architecture, max_length=length, policy=recipe.length.over, template=template)
 
 
