@@ -17,6 +17,7 @@ import numpy as np
 from scipy.stats import t as student
 
 ROOT = Path(__file__).parent.parent
+SETUP = ROOT / "bench" / "setup.json"
 PERCENT = ("accuracy", "span_f1")
 
 
@@ -86,8 +87,10 @@ def provenance() -> str:
 
 
 def times() -> str:
-    """How long the two commands take, in a sentence."""
-    facts = json.loads((ROOT / "bench" / "setup.json").read_text(encoding="utf-8"))
+    """How long the two commands take, in a sentence; nothing where it was not measured."""
+    if not SETUP.exists():
+        return ""
+    facts = json.loads(SETUP.read_text(encoding="utf-8"))
     return (
         f"In a fresh clone without caches, on {facts['cores']} cores, `make demo` takes {facts['demo_seconds'] / 60:.0f} minutes, "
         f"most of them to install PyTorch and to fetch the base, and `make test` {facts['test_seconds'] / 60:.0f} more."
@@ -95,8 +98,10 @@ def times() -> str:
 
 
 def looks() -> str:
-    """How fast the commands answer that only look."""
-    facts = json.loads((ROOT / "bench" / "setup.json").read_text(encoding="utf-8"))
+    """How fast the commands answer that only look; nothing where it was not measured."""
+    if not SETUP.exists():
+        return ""
+    facts = json.loads(SETUP.read_text(encoding="utf-8"))
     names = ("--help", "parts", "show lora", "data FILE")
     lines = "\n".join(f"| `tunesmith {n}` | {facts[n]:.2f} s |" for n in names)
     return f"## Commands that only look\n\nMedian of 9, commit {facts['commit']}.\n\n| command | time |\n|---|---|\n{lines}\n"
