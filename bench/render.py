@@ -78,7 +78,7 @@ def provenance() -> str:
     commits = sorted({r["commit"] for r in runs})
     packages = ", ".join(f"{k} {environment['packages'][k]}" for k in ("torch", "transformers"))
     return (
-        f"LoRA of rank 8 at its preset on every linear layer, {len(seeds)} seeds (each with its own split), "
+        f"LoRA of rank 8 at its preset on every linear layer, {len(seeds)} seeds on one split, "
         f"{environment['processor']}, {environment['threads']} threads, {environment['precision']}, Python "
         f"{environment['python']}, {packages}, commits {', '.join(commits)}. The number behind the rows is that of training rows. "
         "Before tuning a language model is scored as it is (zero-shot), an encoder by a linear probe on its frozen features; "

@@ -73,6 +73,10 @@ class RowsFrom(_Strict):
         default=None, description="column whose values are never split between train and held-out rows"
     )
     limit: Count | None = Field(default=None, description="use only this many rows, drawn by the seed")
+    seed: Whole = Field(
+        default=0,
+        description="seed of the split and the draw; apart from the run's, so that runs of other seeds compare",
+    )
 
 
 class Ends(_Strict):

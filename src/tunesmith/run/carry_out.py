@@ -212,7 +212,7 @@ def _last_linear(host: Host) -> nn.Linear:
 def _test_rows(prepared: Prepared) -> np.ndarray:
     test = prepared.encoded["test"]
     limit = prepared.recipe.checks.rows or len(test)
-    drawn = np.random.default_rng(prepared.recipe.seed).permutation(len(test))[:limit]
+    drawn = np.random.default_rng(prepared.recipe.rows.seed).permutation(len(test))[:limit]
     return np.sort(drawn)
 
 
@@ -228,7 +228,7 @@ def _before(made: Trained, held_out: np.ndarray) -> dict[str, Any]:
     encoded = prepared.encoded
     found: dict[str, Any] = {
         "answers": before_training(
-            prepared.task, made.reading, encoded["train"], encoded["test"], held_out, prepared.recipe.seed
+            prepared.task, made.reading, encoded["train"], encoded["test"], held_out, prepared.recipe.rows.seed
         )
     }
     written = _written_rows(prepared, held_out)

@@ -128,7 +128,7 @@ def part(recipe: Recipe, rows: Rows, task: Task) -> Parted:
         "test": 0.0 if "test" in given else recipe.rows.test_share,
         "validation": 0.0 if "validation" in given else recipe.rows.validation_share,
     }
-    chosen = split(rows, columns, **shares, seed=recipe.seed, group=group_of(recipe))
+    chosen = split(rows, columns, **shares, seed=recipe.rows.seed, group=group_of(recipe))
     indices = {n: getattr(chosen, n) for n in SPLITS}
     facts: dict[str, Any] = {"duplicates": chosen.duplicates, "leaks": {}}
     tables = dict.fromkeys(SPLITS, rows)
@@ -139,7 +139,7 @@ def part(recipe: Recipe, rows: Rows, task: Task) -> Parted:
         facts["leaks"][name] = len(indices["train"]) - len(kept)
         indices["train"] = indices["train"][kept]
     if recipe.rows.limit:
-        drawn = np.random.default_rng(recipe.seed).permutation(len(indices["train"]))[: recipe.rows.limit]
+        drawn = np.random.default_rng(recipe.rows.seed).permutation(len(indices["train"]))[: recipe.rows.limit]
         indices["train"] = indices["train"][np.sort(drawn)]
     return Parted(tables, indices, facts)
 
