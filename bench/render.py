@@ -118,7 +118,7 @@ def pages() -> dict[Path, str]:
     """What every page that holds figures should say."""
     docs = ROOT / "docs" / "results.md"
     readme = ROOT / "README.md"
-    body = f"{table()}\n\n{provenance()}\n"
+    body = f"{table()}\n\n{provenance()}\n" if results() else "No result file is there yet: `make figures` makes them."
     text = between(readme.read_text(encoding="utf-8"), "figures", body)
     return {
         docs: f"# What tuning did\n\nWritten by `make figures` from `bench/`.\n\n{body}\n{looks()}",
