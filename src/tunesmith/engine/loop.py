@@ -128,7 +128,7 @@ class State:
     units: int = 0
     rows: int = 0
     micro_tokens: int = 0
-    best_loss: float = math.inf
+    best_loss: float | None = None
     best_step: int = -1
     waited: int = 0
     stopped: str = ""
@@ -320,7 +320,7 @@ class Loop:
         self.work.host.eval()
         loss = self.work.validate()
         self.work.host.train()
-        if loss < self.state.best_loss:
+        if self.state.best_loss is None or loss < self.state.best_loss:
             self.state.best_loss, self.state.best_step, self.state.waited = loss, self.state.step, 0
             if self.work.budget.patience is not None:
                 self._best = {name: tensor.clone() for name, tensor in self.work.host.state().items()}

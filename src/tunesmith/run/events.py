@@ -28,7 +28,7 @@ class EventLog:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({**event, "time": round(time.time(), 3)}, default=str) + "\n")
+            file.write(json.dumps({**event, "time": round(time.time(), 3)}, default=str, allow_nan=False) + "\n")
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
