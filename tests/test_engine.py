@@ -281,3 +281,20 @@ def test_slanted_triangular_is_the_papers_equation() -> None:
     for t in range(total):
         p = t / cut if t < cut else 1 - (t - cut) / (cut * (1 / cut_frac - 1))
         assert schedule(t / total) == pytest.approx((1 + p * (ratio - 1)) / ratio)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_move() -> None:
+    made = work(budget=Budget(epochs=None, steps=20))
+
+    class Broken(type(made.gradient)):  # type: ignore[misc]
+        def __call__(self, losses: Any, parameters: Any) -> Tensor:
+            value = super().__call__(losses, parameters)
+            if loop.state.step == 15:
+                parameters[0].grad.fill_(math.inf)
+            return value
+
+    made.gradient = Broken()
+    loop = Loop(made)
+    with pytest.raises(RunError, match="step 16: gradient_norm is inf"):
+        list(loop)
+    assert all(p.isfinite().all() for p in loop.parameters.values())

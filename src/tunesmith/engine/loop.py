@@ -205,6 +205,10 @@ class Loop:
         figures: dict[str, Any] = {}
         for transform in self.work.transforms:
             figures |= {k: float(v) for k, v in transform(list(self.parameters.values())).items()}
+        if odd := [name for name, figure in figures.items() if not math.isfinite(figure)]:
+            raise RunError(
+                f"step {self.state.step + 1}: {odd[0]} is {figures[odd[0]]} at loss {value:.4g}; lower the rate"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.state.step += 1
