@@ -172,6 +172,7 @@ class Loop:
             }  # fmt: skip
             if watch and self.state.step in (1, WATCHED):
                 yield from self._report_sleepers(watch)
+                watch = watch if self.state.step < WATCHED else None
             if self._validation_due():
                 yield self._validate()
             self.state.stopped = self._why_stop()
