@@ -268,6 +268,8 @@ def test_signals_save_and_say_how_to_go_on(
     done = steps_done(tmp_path / "r")
     with pytest.raises(ts.InputError, match="the run is not finished"):
         ts.open_run(tmp_path / "r")
+    with pytest.raises(ts.InputError, match="budget.epochs is 5.0 now, and was 2.0 when the run began"):
+        ts.tune(tmp_path / "r" / "recipe.yaml", out=tmp_path, name="r", resume=True, progress="quiet", epochs=5)
     run = ts.tune(tmp_path / "r" / "recipe.yaml", out=tmp_path, name="r", resume=True, progress="quiet")
     events = [json.loads(line) for line in (run.folder / "events.jsonl").read_text().splitlines()]
     assert {"event": "note", "text": f"resumed at step {done}"}.items() <= next(

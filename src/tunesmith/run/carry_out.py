@@ -32,6 +32,7 @@ from ..evaluation.answers import Answers
 from ..host import Host
 from ..parts import find
 from ..recipe import Recipe
+from ..recipe import read as read_recipe
 from ..storage import atomic_file, atomic_folder, write_json
 from .build import device, make_host, rate_of
 from .events import EventLog, Listener, read_events
@@ -116,13 +117,7 @@ def _check_folder(folder: Path, force: bool, resume: bool) -> None:
 def _open_folder(prepared: Prepared, folder: Path, force: bool, resume: bool) -> None:
     """Write what the run starts from; a resumed run must start from the same."""
     if resume:
-        known = json.loads((folder / "data.json").read_text(encoding="utf-8"))
-        for name, part in prepared.facts["splits"].items():
-            if (
-                part["indices"] != known["splits"][name]["indices"]
-                or part["fingerprint"] != known["splits"][name]["fingerprint"]
-            ):
-                raise InputError(f"the {name} rows are no longer those of the run", where=folder, fix="begin a new run")
+        _check_same(prepared, folder)
         return
     if force and folder.exists():
         shutil.rmtree(folder)
@@ -131,6 +126,31 @@ def _open_folder(prepared: Prepared, folder: Path, force: bool, resume: bool) ->
         file.write(prepared.recipe.to_yaml())
     write_json(folder / "data.json", prepared.facts)
     write_json(folder / "environment.json", environment(prepared))
+
+
+def _check_same(prepared: Prepared, folder: Path) -> None:
+    """A run goes on with the recipe and the rows that it began with."""
+    known = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    for name, part in prepared.facts["splits"].items():
+        if any(part[k] != known["splits"][name][k] for k in ("indices", "fingerprint")):
+            raise InputError(f"the {name} rows are no longer those of the run", where=folder, fix="begin a new run")
+    begun, now = _flat(read_recipe(folder / "recipe.yaml").to_dict()), _flat(prepared.recipe.to_dict())
+    for option in sorted(begun.keys() | now.keys()):
+        if begun.get(option) != now.get(option) and option not in ("rows.train", "rows.validation", "rows.test"):
+            raise InputError(
+                f"{option} is {now.get(option)!r} now, and was {begun.get(option)!r} when the run began", where=folder,
+                fix=f"go on with its own recipe: tunesmith tune {folder / 'recipe.yaml'} --out {folder.parent} "
+                f"--name {folder.name} --resume",
+            )  # fmt: skip
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested options as dotted ones."""
+    if isinstance(values, list) and all(isinstance(v, dict) for v in values):
+        values = {k: v for item in values for k, v in item.items()}
+    if not isinstance(values, dict) or not values:
+        return {prefix.rstrip("."): values}
+    return {k: v for name, value in values.items() for k, v in _flat(value, f"{prefix}{name}.").items()}
 
 
 def environment(prepared: Prepared) -> dict[str, Any]:
