@@ -12,6 +12,7 @@ import importlib.metadata
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -166,6 +167,9 @@ def _unpack(archive: Path, target: Path) -> None:
     with tarfile.open(archive) as opened:
         for member in opened.getmembers():
             parts = PurePosixPath(member.name).parts[1:]
-            if member.isfile() and parts:
-                member.name = str(PurePosixPath(*parts))
-                opened.extract(member, target, filter="data")
+            content = opened.extractfile(member) if member.isfile() and parts and ".." not in parts else None
+            if content is not None:
+                path = target.joinpath(*parts)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with content, path.open("wb") as file:
+                    shutil.copyfileobj(content, file)

@@ -98,6 +98,63 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
     hear({"event": "done", "folder": str(folder)})
 
 
+@dataclass
+class Scored:
+    """What a training came to, measured in memory: nothing of the model is kept.
+
+    Attributes:
+        prepared: the recipe, complete, with its rows.
+        host: the tuned model.
+        answers: of the tuned model on the held-out rows.
+        texts: answers of written rows, for tasks that write.
+        events: of the training.
+        cost: seconds, trained and all weights, bytes that a save would take.
+        work: what the loop was given.
+    """
+
+    prepared: Prepared
+    host: Host
+    answers: Answers
+    texts: Answers | None
+    events: list[dict[str, Any]]
+    cost: dict[str, Any]
+    work: Work
+
+
+def score(recipe: Recipe, folder: Path, *, listen: Listener) -> Scored:
+    """Train and score on the held-out rows; the folder holds checkpoints only, for a comparison of many recipes.
+
+    Raises:
+        InputError: anything that the user can mend.
+        RunError: training failed.
+        Interrupted: SIGINT or SIGTERM.
+    """
+    prepared = prepare(on_disk(recipe))
+    made = _begin(prepared, folder)
+    events: list[dict[str, Any]] = []
+
+    def hear(event: Mapping[str, Any]) -> None:
+        events.append(dict(event))
+        listen(event)
+
+    started = time.perf_counter()
+    work = _work(made)
+    _train(made, work, hear)
+    after = _after(made, _test_rows(prepared))
+    state = made.host.state()
+    stored = sum(t.numel() * t.element_size() for t in state.values())
+    cost = {**_cost(made, time.perf_counter() - started), "stored_bytes": stored}
+    texts = after["texts"]["answers"] if "texts" in after else None
+    return Scored(prepared, made.host, after["answers"], texts, events, cost, work)
+
+
+def untrained(recipe: Recipe, folder: Path) -> tuple[Prepared, dict[str, Answers]]:
+    """What the base and the baselines say of the held-out rows, the chief one last; see `score`."""
+    prepared = prepare(on_disk(recipe))
+    made = _begin(prepared, folder)
+    return prepared, _before(made, _test_rows(prepared))["answers"]
+
+
 # ---------------------------------------------------------------------- the folder
 
 
