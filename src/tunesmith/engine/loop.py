@@ -375,3 +375,18 @@ class Loop:
         if self._best and self.state.stopped != "interrupted":
             self.work.host.load(self._best)
         self.work.host.eval()
+
+
+def flops(work: Work, steps: int = 2) -> tuple[int, int]:
+    """Floating-point operations and tokens of a few steps' gradients, as PyTorch's own counter sees them.
+
+    Nothing moves. Counting slows a step down, so it is not done while training.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    loop = Loop(work)
+    chosen = epoch_steps(work.rows.lengths, work.rows_per_step, seed=work.seed, epoch=0)[:steps]
+    with FlopCounterMode(display=False) as counter:
+        tokens = sum(loop._gradient(indices)[2] for indices in chosen)
+    loop.optimizer.zero_grad(set_to_none=True)
+    return counter.get_total_flops(), tokens
