@@ -7,9 +7,11 @@ split and the number of rows seen are the same for every technique; only the par
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .. import recipe as recipes
@@ -113,6 +115,27 @@ def find(name: str) -> ArenaTask:
     if name not in TASKS:
         raise unknown("arena task", name, TASKS)
     return TASKS[name]
+
+
+RATES = Path(__file__).parent / "rates.json"
+"""What `tune_rates` found, written by ``tunesmith arena tune``."""
+
+
+def tuned_rate(family: str, technique: Mapping[str, Any]) -> dict[str, Any]:
+    """The optimizer with the rate that was tuned for a baseline; empty for every other technique.
+
+    A technique that is not a baseline, or names its own optimizer, keeps its own rate.
+    """
+    names = [n for n, v in TECHNIQUES.items() if all(technique.get(k) == x for k, x in v.items())]
+    if not names or any(key.split(".")[0] == "optimizer" for key in technique):
+        return {}
+    return {"optimizer": _at(rates()["rates"][family][names[0]])}
+
+
+def rates() -> dict[str, Any]:
+    """The tuned rates and the trials that they come from."""
+    found: dict[str, Any] = json.loads(RATES.read_text(encoding="utf-8"))
+    return found
 
 
 def tune_rates(store: Store, techniques: Mapping[str, Sequence[float]] = CANDIDATES, **how: Any) -> dict[str, Any]:
