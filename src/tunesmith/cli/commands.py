@@ -363,8 +363,8 @@ def claims_run(
     json_: Json = False,
 ) -> None:
     """Run a claim's experiment here, keep its result, and compare with the one that was stored."""
-    from . import evidence
     from ..claims.page import render_claim
+    from . import evidence
 
     where = evidence.claims_folder(folder)
     for name in names:
@@ -384,10 +384,10 @@ def claims_show(
     json_: Json = False,
 ) -> None:
     """Show a claim: the paper's sentence in our words, the experiment, every seed's figure, the plot."""
-    from . import evidence
     from ..claims.claim import find
     from ..claims.page import render_claim
     from ..claims.settle import stored
+    from . import evidence
 
     where = evidence.claims_folder(folder)
     claim = find(where, name)

@@ -141,7 +141,8 @@ def arena_run(
     for name in only or arena.TASKS:
         task = arena.find(name)
         found = {n: task.recipe({**arena.tuned_rate(task.family, t), **t}) for n, t in lab_techniques.items()}
-        done[name] = compare(found, seeds=seeds, hear=lambda text, name=name: hear(f"{name}: {text}"), **how)
+        hear(f"{name}: {task.about}")
+        done[name] = compare(found, seeds=seeds, hear=hear, **how)
     return done
 
 
