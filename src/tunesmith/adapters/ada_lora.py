@@ -99,6 +99,9 @@ class AdaLoRA(LowRank):
             "total_step": 100, "tinit": 10, "tfinal": 10,
         }  # fmt: skip
 
+    def peft_tensors(self) -> dict[str, Tensor]:
+        return {"lora_A": self.A, "lora_B": self.B, "lora_E": self.E[:, None]}
+
     @classmethod
     def from_peft(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
         # PEFT divides alpha by the rank at birth, whatever was pruned since
