@@ -41,7 +41,7 @@ class CorDA(Anchored):
         self.moments: Tensor | None = None
 
     def observe(self, x: Tensor, y: Tensor, gradient: Tensor | None) -> None:
-        seen = x.double().T @ x.double() / len(x)
+        seen = x.double().T @ x.double()
         self.moments = seen if self.moments is None else self.moments + seen
 
     @classmethod
