@@ -30,6 +30,7 @@ KINDS = {
     "gradient": "gradients",
     "optimizer": "optimizers",
     "schedule": "schedules",
+    "experiment": "experiments",
 }
 """Kind -> folder of this package."""
 
