@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive
+from ..settings import Count
 from ._low_rank import LowRank, dense
 
 
@@ -31,13 +31,11 @@ class DSEE(LowRank):
         site: Site,
         *,
         rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
         entries: Count = 64,
         support: Literal["decomposed", "random"] = "decomposed",
+        **low_rank: Any,
     ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
+        super().__init__(site, rank=rank, **low_rank)
         size = site.inputs * site.outputs
         if support == "random":
             places = torch.randperm(size)[:entries]

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive
+from ..settings import Count
 from ._low_rank import Anchored, dense
 
 NF4 = (
@@ -30,18 +30,8 @@ class LoftQ(Anchored):
 
     rate = 5e-4
 
-    def __init__(
-        self,
-        site: Site,
-        *,
-        rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
-        iterations: Count = 5,
-        block: Count = 64,
-    ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
+    def __init__(self, site: Site, *, rank: Count = 8, iterations: Count = 5, block: Count = 64, **low_rank: Any):
+        super().__init__(site, rank=rank, **low_rank)
         weight = dense(site)
         kept = torch.zeros_like(weight)
         for _ in range(iterations):

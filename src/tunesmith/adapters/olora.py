@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import torch
 
 from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive
+from ..settings import Count
 from ._low_rank import Anchored, dense
 
 
@@ -17,15 +17,7 @@ class OLoRA(Anchored):
 
     rate = 2e-4
 
-    def __init__(
-        self,
-        site: Site,
-        *,
-        rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
-    ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
+    def __init__(self, site: Site, *, rank: Count = 8, **low_rank: Any):
+        super().__init__(site, rank=rank, **low_rank)
         Q, R = torch.linalg.qr(dense(site))
         self.start_from(R[:rank], Q[:, :rank])

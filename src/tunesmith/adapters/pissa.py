@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import torch
 
 from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive, Whole
+from ..settings import Count, Whole
 from ._low_rank import Anchored, dense
 
 
@@ -20,17 +20,8 @@ class PiSSA(Anchored):
 
     rate = 2e-4
 
-    def __init__(
-        self,
-        site: Site,
-        *,
-        rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
-        iterations: Whole = 0,
-    ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
+    def __init__(self, site: Site, *, rank: Count = 8, iterations: Whole = 0, **low_rank: Any):
+        super().__init__(site, rank=rank, **low_rank)
         if iterations:
             U, s, V = torch.svd_lowrank(dense(site), rank, iterations)
             V = V.T
