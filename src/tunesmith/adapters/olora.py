@@ -1,11 +1,7 @@
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from ..models.anatomy import Site
-from ..settings import Count
 from ._low_rank import Anchored, dense
 
 
@@ -17,7 +13,6 @@ class OLoRA(Anchored):
 
     rate = 2e-4
 
-    def __init__(self, site: Site, *, rank: Count = 8, **low_rank: Any):
-        super().__init__(site, rank=rank, **low_rank)
-        Q, R = torch.linalg.qr(dense(site))
-        self.start_from(R[:rank], Q[:, :rank])
+    def begin(self) -> None:
+        Q, R = torch.linalg.qr(dense(self.site))
+        self.start_from(R[: len(self.A)], Q[:, : len(self.A)])
