@@ -15,7 +15,7 @@ from ._low_rank import LowRank
 class AdaLoRA(LowRank):
     """Share out a budget of rank: ``y + s P diag(E) Q x``, where only the most important triplets stay.
 
-    Source: Zhang et al. 2023, arXiv:2303.10512, eq. 3, 4, 7 to 12; the penalty is squared as in eq. 4.
+    Source: Zhang et al. 2023, arXiv:2303.10512, sec. 3; the penalty is squared as there.
 
     Settings:
         rank: rank that a site keeps on average at the end.

@@ -14,7 +14,7 @@ from ._low_rank import Anchored, dense
 class CorDA(Anchored):
     """LoRA that starts from the weight's components in the context of the inputs: those of ``W C``, ``C = X X^T``.
 
-    Source: Yang et al. 2024, arXiv:2406.05223, eq. 1 to 4.
+    Source: Yang et al. 2024, arXiv:2406.05223, sec. 3.
 
     Settings:
         mode: ``instruction`` trains the components that matter most for the observed rows, ``knowledge`` those that

@@ -13,7 +13,7 @@ from ._low_rank import LowRank
 class FLoRA(LowRank):
     """Tucker form of the update: ``y + s U G V x`` with a small core ``G`` between two thin factors.
 
-    Source: Si et al. 2024, arXiv:2405.14739, eq. 5, for a weight with two modes.
+    Source: Si et al. 2024, arXiv:2405.14739, sec. 3, for a weight with two modes.
 
     Settings:
         rank: number of columns of ``V``'s side of the core.

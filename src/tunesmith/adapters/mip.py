@@ -16,7 +16,7 @@ class MIP(LowRank):
     """LoRA whose ``B`` comes from a small network that all sites of one shape share, asked with the site's depth.
 
     The depth ``g`` from 0 to 1 goes in as ``[cos(g pi/2), sin(g pi/2)]``, of length 1 whatever it is, and what comes out is
-    added to a learned ``B0``. Source: Gonzalez Ortiz, Guttag and Dalca 2023, arXiv:2304.07645, eq. 5 and 6.
+    added to a learned ``B0``. Source: Gonzalez Ortiz, Guttag and Dalca 2023, arXiv:2304.07645, sec. 4.
 
     Settings:
         hidden: width of the network.

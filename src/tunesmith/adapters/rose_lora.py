@@ -14,7 +14,7 @@ from ._low_rank import LowRank
 class RoseLoRA(LowRank):
     """LoRA whose ``A`` becomes sparse in every row and ``B`` in every column, so that few weights are touched.
 
-    Source: Wang, H. et al. 2024, arXiv:2406.10777, eq. 4 to 8.
+    Source: Wang, H. et al. 2024, arXiv:2406.10777, sec. 3.
 
     Settings:
         density: share of each row of ``A`` and each column of ``B`` that stays.
