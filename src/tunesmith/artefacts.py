@@ -82,8 +82,19 @@ def save_adapter(host: Host, folder: Path, *, base: str, revision: str | None, h
         save_file(tensors, folder / PEFT_FILE, metadata={"format": "pt"})
         write_json(folder / PEFT_CONFIG, config)
     else:
-        save_file({n: t.contiguous().cpu() for n, t in host.state().items()}, folder / OWN_FILE)
+        state = {n: t.contiguous().cpu() for n, t in host.state().items()}
+        save_file(state, folder / OWN_FILE, metadata=_patch_facts(host, base))
     write_manifest(host, folder)
+
+
+def _patch_facts(host: Host, base: str) -> dict[str, str]:
+    """The metadata that a sparse difference needs: each base tensor's shape and hash, in the file's header."""
+    facts = {}
+    with host.off():
+        for name, patch in host.patches.items():
+            tensor = patch.weight.parameter
+            facts[name] = {"shape": list(tensor.shape), "sha256": digest(tensor)}
+    return {"format": "pt", "base": base, "entries": json.dumps(facts)}
 
 
 def load_adapter(host: Host, folder: Path) -> None:
@@ -104,6 +115,8 @@ def why_not_peft(host: Host) -> str | None:
     kinds = {type(a).__name__ for a in host.adapters.values() if getattr(a, "peft", "") != "LORA"}
     if not len(host.adapters):
         return "there is no adapter"
+    if host.patches:
+        return "entries inside of tensors were trained"
     if kinds:
         return f"PEFT has no {', '.join(sorted(kinds))}"
     if any(w.tied for w in host.weights().values()):
