@@ -215,6 +215,31 @@ def has_role(weight: Weight, roles: Sequence[str]) -> bool:
     return any(inside if role == "linear" else fnmatchcase(weight.role, role) for role in roles)
 
 
+def in_layers(weight: Weight, layers: Sequence[int] | Literal["all"]) -> bool:
+    """Whether a weight is in one of these layers, of which negative ones count from the top."""
+    return layers == "all" or (
+        weight.layer is not None and {weight.layer, weight.layer - weight.layers} & {*layers} != set()
+    )
+
+
+def module_of(weight: Weight) -> str:
+    """Path of the module that holds a weight."""
+    return weight.name.rpartition(".")[0]
+
+
+def depth_of(weight: Weight, decoder_layers: int = 0) -> int:
+    """How far down a weight lies: 0 above the layers, 1 in the top layer, one more than the layers in the embeddings.
+
+    Args:
+        weight: the weight.
+        decoder_layers: layers of the decoder, in a model with two stacks; the encoder's lie below them.
+    """
+    below = decoder_layers if weight.stack == "encoder" else 0
+    if weight.from_top is not None:
+        return 1 + weight.from_top + below
+    return 1 + weight.layers + below if weight.role.startswith("embedding") else 0
+
+
 def check_roles(weights: Sequence[Weight], roles: Sequence[str]) -> None:
     """Raises:
     InputError: a role that no weight has.
