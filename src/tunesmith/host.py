@@ -104,12 +104,16 @@ class Host(nn.Module):
         before, self._on = self._on, False
         for patch in self.patches.values() if before else ():
             patch.revert()
+        if self.patches:
+            torch.clear_autocast_cache()  # it holds weights in low precision, as they were
         try:
             yield
         finally:
             self._on = before
             if before:
                 self.write()
+            if self.patches:
+                torch.clear_autocast_cache()
 
     @contextlib.contextmanager
     def head_only_at(self, places: Tensor) -> Iterator[None]:

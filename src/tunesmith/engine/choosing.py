@@ -40,6 +40,7 @@ class Chooser:
         self.settled = self.mask is None or not (self.mask.sparse or self.mask.samples)
         self._weights = {w.name: w for w in self.host.anatomy.weights}
         self._held: dict[str, Tensor] = {}
+        self._other: dict[str, Tensor | None] = {}
         if self.mask is not None:
             self.mask.begin(self.host.choosable(self.mask), self.work.seed)
             self.host.train_only(self.mask)
@@ -169,12 +170,23 @@ class Chooser:
         if due <= self.loop.state.refreshes:
             return
         self.loop.state.refreshes = due
-        if mask.samples:
-            self.observe(mask.samples, 1 + moment.step)
+        if mask.looks:
+            self.observe(mask.looks, 1 + moment.step)
         for patch in self.host.patches.values():
             indices = mask.renew(patch, moment)
             if indices is not None:
                 _carry_over(self.loop.optimizer.state, patch.values, patch.move(indices))
+                patch.given = mask.prepare(patch)
+
+    def compare(self, batches: list[dict[str, Tensor]], units: int) -> None:
+        """Before a step's own gradient, get that of the loss which the mask compares it with."""
+        if self.entries is None or not self.entries.checks:
+            return
+        for batch in batches:
+            self.loop.closure(batch, units, self.entries.against)().backward()
+        self._other = {n: p.values.grad for n, p in self.host.patches.items()}
+        for parameter in self.loop.parameters.values():
+            parameter.grad = None
 
     @torch.no_grad()
     def after_backward(self) -> None:
@@ -182,8 +194,11 @@ class Chooser:
         if self.mask is not None and self.mask.filters:
             for weight in self._moving():
                 weight.parameter.grad = self.mask.filter(weight, _grad(weight))
-        for patch in self.host.patches.values() if self.entries else ():
+        for name, patch in self.host.patches.items() if self.entries else ():
             assert self.entries is not None
+            other = self._other.get(name)
+            if other is not None and patch.values.grad is not None:
+                patch.values.grad = self.entries.reconcile(patch, patch.values.grad, other)
             pull = self.entries.pull(patch)
             if pull is not None:
                 patch.values.grad = pull if patch.values.grad is None else patch.values.grad + pull
@@ -216,6 +231,8 @@ class Chooser:
 
     def harden(self) -> None:
         """At the end, let every choice of entries become a plain difference."""
+        if self.entries is not None:
+            self.entries.conclude(list(self.host.patches.values()))
         for patch in self.host.patches.values():
             patch.harden()
 

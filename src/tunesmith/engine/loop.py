@@ -262,6 +262,7 @@ class Loop:
                     for group in micro_batches(indices, self.work.rows.lengths, self.state.micro_tokens)
                 ]
                 units = sum(count_units(b["labels"], self.work.head) for b in batches)
+                self.chooser.compare(batches, units)
                 losses = [self.closure(batch, units) for batch in batches]
                 loss = self.work.gradient(losses, list(self.parameters.values()))
                 return loss, units, int(self.work.rows.lengths[indices].sum())

@@ -116,6 +116,7 @@ class EntryMask(Mask):
         scout_rate: learning rate of that tuning.
         keeps_head: whether adapters and newly made tensors keep what they learned in it.
         refreshes: how often in a run the choice is looked at again, at even distances.
+        looks: training rows whose gradients it observes before each of these.
     """
 
     sparse: ClassVar[bool] = True
@@ -124,6 +125,7 @@ class EntryMask(Mask):
     keeps_head: ClassVar[bool] = False
     scout = 0.0
     refreshes = 0
+    looks = 0
 
     def __init__(
         self,
@@ -148,8 +150,9 @@ class EntryMask(Mask):
     def begin(self, weights: Sequence[Weight], seed: int) -> None:
         self.seed = seed
         self.weights = {w.name: w for w in weights}
+        check_roles(weights, self.roles)
         if not weights:
-            raise InputError(f"no weight has a role of {', '.join(self.roles)}", where="mask")
+            raise InputError(f"mask {type(self).__name__} finds no weight that it may choose")
         if self.score.reads == "weight":
             for number, weight in enumerate(weights):
                 with torch.random.fork_rng(devices=[]):
@@ -203,6 +206,22 @@ class EntryMask(Mask):
     def renew(self, patch: Patch, moment: Moment) -> Tensor | None:
         """At a refresh: the indices that move from here on; None leaves them. Entries that leave go back to the base."""
         return None
+
+    @property
+    def checks(self) -> bool:
+        """Whether each step's gradient is compared with that of another loss (`against`, `reconcile`)."""
+        return False
+
+    def against(self, step: Any) -> Tensor:
+        """The other loss: a mean over the step's supervised units."""
+        raise NotImplementedError
+
+    def reconcile(self, patch: Patch, grad: Tensor, other: Tensor) -> Tensor:
+        """The gradient of the values that is used, from the run's own and that of the other loss; each (k,)."""
+        return grad
+
+    def conclude(self, patches: Sequence[Patch]) -> None:
+        """See all entries before they are hardened."""
 
     def harden(self, patch: Patch) -> Tensor:
         """The difference that is kept at the end of the run."""
