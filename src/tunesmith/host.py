@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError, RunError
-from .masks import EntryMask
+from .masks import EntryMask, check_roles
 from .models.anatomy import Anatomy, Site, Weight, untie
 from .patches import Patch
 
@@ -144,8 +144,9 @@ class Host(nn.Module):
         Of a mask that chooses entries, nothing trains before they are given to `place`.
 
         Raises:
-            InputError: nothing at all would train.
+            InputError: the mask names a role that the model does not have, or nothing at all would train.
         """
+        check_roles(self.anatomy.weights, getattr(mask, "roles", ()))
         self._rule = mask if mask is not None and mask.sparse else None
         self._resting = set()
         whole = mask if self._rule is None else None
@@ -164,8 +165,8 @@ class Host(nn.Module):
     def place(self, chosen: Mapping[str, Tensor | None]) -> None:
         """Let these entries move: name of a weight -> flat indices, ascending, or None for all of it."""
         self._drop_patches(revert=True)
-        weights = {w.name: w for w in self.anatomy.weights}
-        self.patches = {name: Patch(weights[name], indices, self._rule) for name, indices in chosen.items()}
+        ordered = [w for w in self.anatomy.weights if w.name in chosen]
+        self.patches = {w.name: Patch(w, chosen[w.name], self._rule) for w in ordered}
 
     def write(self) -> None:
         """Bring the weights in line with the values of their entries, which may have been moved by anyone."""

@@ -42,6 +42,7 @@ class Chooser:
         self._held: dict[str, Tensor] = {}
         self._other: dict[str, Tensor | None] = {}
         if self.mask is not None:
+            self.host.train_only(self.mask)
             self.mask.begin(self.host.choosable(self.mask), self.work.seed)
             self.host.train_only(self.mask)
 

@@ -150,7 +150,6 @@ class EntryMask(Mask):
     def begin(self, weights: Sequence[Weight], seed: int) -> None:
         self.seed = seed
         self.weights = {w.name: w for w in weights}
-        check_roles(weights, self.roles)
         if not weights:
             raise InputError(f"mask {type(self).__name__} finds no weight that it may choose")
         if self.score.reads == "weight":
@@ -256,7 +255,12 @@ def depth_of(weight: Weight, decoder_layers: int = 0) -> int:
     below = decoder_layers if weight.stack == "encoder" else 0
     if weight.from_top is not None:
         return 1 + weight.from_top + below
-    return 1 + weight.layers + below if weight.role.startswith("embedding") else 0
+    return 1 + weight.layers + below if is_embedding(weight) else 0
+
+
+def is_embedding(weight: Weight) -> bool:
+    """Whether a weight lies below the layers: a table, or a norm or projection of what is looked up."""
+    return weight.layer is None and (weight.role.startswith("embedding") or "embed" in weight.name)
 
 
 def check_roles(weights: Sequence[Weight], roles: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from ..models.anatomy import Weight
 from ..settings import Count
-from . import Mask, Moment, module_of
+from . import Mask, Moment, is_embedding, module_of
 
 
 class HFT(Mask):
@@ -28,7 +28,7 @@ class HFT(Mask):
 
     def trains(self, weight: Weight) -> bool:
         if weight.layer is None:
-            return not weight.role.startswith("embedding")
+            return not is_embedding(weight)
         return not self.halves or any(module_of(weight) in half for half in self.halves)
 
     def begin(self, weights: Sequence[Weight], seed: int) -> None:

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from ..models.anatomy import Weight
 from ..settings import Layers, Roles
-from . import Mask, check_roles, has_role, in_layers
+from . import Mask, has_role, in_layers
 
 
 class Biases(Mask):
@@ -57,11 +56,8 @@ class Components(Mask):
 
     rate: ClassVar[float] = 1e-4
 
-    def __init__(self, *, roles: Roles = ["attention.query", "norm"], layers: Layers = "all"):  # noqa: B006
+    def __init__(self, *, roles: Roles = ["attention.q*", "norm"], layers: Layers = "all"):  # noqa: B006
         self.roles, self.layers = roles, layers
-
-    def begin(self, weights: Sequence[Weight], seed: int) -> None:
-        check_roles(weights, self.roles)
 
     def trains(self, weight: Weight) -> bool:
         return has_role(weight, self.roles) and in_layers(weight, self.layers)
