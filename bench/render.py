@@ -79,7 +79,7 @@ def provenance() -> str:
     packages = ", ".join(f"{k} {environment['packages'][k]}" for k in ("torch", "transformers"))
     return (
         f"LoRA of rank 8 at its preset on every linear layer, {len(seeds)} seeds on one split, "
-        f"{environment['processor']}, {environment['threads']} threads, {environment['precision']}, Python "
+        f"{environment['processor']}, {environment['threads']} thread{'s' if environment['threads'] != 1 else ''}, {environment['precision']}, Python "
         f"{environment['python']}, {packages}, commits {', '.join(commits)}. The number behind the rows is that of training rows. "
         "Before tuning a language model is scored as it is (zero-shot), an encoder by a linear probe on its frozen features; "
         "minutes are those of a whole run, the probe, the scoring and the proof of the saved model among them."

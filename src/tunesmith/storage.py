@@ -31,6 +31,10 @@ def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunesmith"
 
 
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an operating system's refusal to write ``path`` into one clear line.
@@ -59,6 +63,7 @@ def atomic_file(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with writing(path):
+            os.chmod(temporary, 0o666 & ~_UMASK)  # as any new file; a temporary one is its owner's alone
             with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
                 yield file
                 file.flush()

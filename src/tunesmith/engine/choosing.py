@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..masks import EntryMask, Moment
+from ..masks import EntryMask, Mask, Moment
 from ..models.anatomy import Weight
 from .batches import epoch_steps
 from .step import count_units
@@ -90,7 +90,7 @@ class Chooser:
             for number, rows in enumerate(self._observed(samples, salt)):
                 torch.manual_seed(hash((self.work.seed, salt, number)) % 2**63)
                 batch = self.work.collate(self.work.rows.take(rows))
-                asks: Callable[[Any], Any] | None = self.mask.asks if _asks(self.mask) else None
+                asks = self.mask.asks if type(self.mask).asks is not Mask.asks else None
                 self.loop.closure(batch, count_units(batch["labels"], self.work.head), asks)().backward()
         finally:
             for hook in hooks:
@@ -121,18 +121,17 @@ class Chooser:
         yield {"event": "note", "text": f"the mask tunes everything for {steps} steps, to choose by what changes"}
         candidates = self.host.choosable(mask)
         before = {w.name: w.parameter.detach().clone() for w in candidates}
-        others = {n: p.detach().clone() for n, p in self.host.trainable().items()}
+        others = {n: t.clone() for n, t in self.host.state(training=True).items()}
         for weight in candidates:
             weight.parameter.requires_grad_(True)
         yield from self._train(mask, steps)
-        now = self.host.trainable()
         with torch.no_grad():
             for weight in candidates:
                 mask.compare(weight, before[weight.name])
                 weight.parameter.copy_(before[weight.name])
                 weight.parameter.requires_grad_(False)
-            for name, tensor in others.items() if not mask.keeps_head else ():
-                now[name].copy_(tensor)
+        if not mask.keeps_head:
+            self.host.load(others, training=True)
 
     def _train(self, mask: EntryMask, steps: int) -> Iterator[dict[str, Any]]:
         from .loop import Budget, Loop
@@ -142,6 +141,7 @@ class Chooser:
         budget = Budget(epochs=None, steps=steps)
         inner = Loop(replace(self.work, mask=None, folder=None, validate=None, budget=budget, stepper=stepper),
                      self.loop.device)  # fmt: skip
+        inner.observed = True
         for event in inner:
             inner.interrupt = self.loop.interrupt
             if event["event"] == "step":
@@ -253,12 +253,6 @@ class Chooser:
 def _grad(weight: Weight) -> Tensor:
     assert weight.parameter.grad is not None
     return weight.parameter.grad
-
-
-def _asks(mask: Any) -> bool:
-    from ..masks import Mask
-
-    return type(mask).asks is not Mask.asks
 
 
 def _show(mask: Any, weight: Weight, parameter: Tensor) -> None:

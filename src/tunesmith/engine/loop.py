@@ -160,6 +160,7 @@ class Loop:
         self.chooser = Chooser(self)
         if self.chooser.settled:
             self._build()
+        self.observed = False
         self._best: dict[str, Tensor] = {}
         self._saved_at = 0.0
 
@@ -172,6 +173,7 @@ class Loop:
 
     def choose(self) -> Iterator[dict[str, Any]]:
         """Let the mask choose what trains, once, from gradients or from a tuning where it needs them."""
+        self._observe()
         if self.chooser.settled:
             return
         yield from self.chooser.choose()
@@ -209,6 +211,31 @@ class Loop:
             if self.state.stopped:
                 break
 
+    def _observe(self) -> None:
+        """Show the adapters that ask for it their sites on the first rows, once; a resumed run has done it."""
+        count, gradients = self.work.host.observes()
+        if self.observed or self.state.step or not count:
+            return
+        self.observed = True
+        torch.manual_seed(self.work.seed)
+        self.work.host.eval()
+        for indices in itertools.islice(self._micro_batches(), count):
+            batch = self.work.collate(self.work.rows.take(indices))
+            loss = self.closure(batch, count_units(batch["labels"], self.work.head))
+            with self.work.host.observing(batch.get("attention_mask")), torch.set_grad_enabled(gradients):
+                value = loss()
+                if gradients:
+                    value.backward()
+        for parameter in self.work.host.trainable().values():
+            parameter.grad = None
+        self.work.host.settle()
+
+    def _micro_batches(self) -> Iterator[np.ndarray]:
+        """The micro-batches of the first epoch."""
+        lengths = self.work.rows.lengths
+        for indices in epoch_steps(lengths, self.work.rows_per_step, seed=self.work.seed, epoch=0):
+            yield from micro_batches(indices, lengths, self.state.micro_tokens)
+
     def _remaining_steps(self) -> Iterator[np.ndarray]:
         """The rows of every step from here on, epoch after epoch; a resumed run goes on where it was."""
         per_epoch = math.ceil(len(self.work.rows) / self.work.rows_per_step)
@@ -241,6 +268,8 @@ class Loop:
         self.chooser.hold()
         self.optimizer.step()
         self.chooser.after_step()
+        for parameter in self.work.host.after_step(self._progress()):
+            self.optimizer.state.pop(parameter, None)
         self.optimizer.zero_grad(set_to_none=True)
         self.state.step += 1
         self.state.rows += len(indices)
@@ -284,6 +313,8 @@ class Loop:
                 if asks is not None:
                     return asks(step) * (step.units / max(1, units))
                 terms = [term.weight * term(step) for term in self.work.losses]
+                if (penalty := self.work.host.penalty()) is not None:
+                    terms.append(penalty)
                 return torch.stack(terms).sum() * (step.units / max(1, units))
 
         return loss
@@ -316,11 +347,12 @@ class Loop:
     # ------------------------------------------------------------------ rates
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Parameters in groups of one factor of the rate each: matrices, which decay, and biases and gains, which do not."""
-        groups: dict[tuple[bool, float], list[Tensor]] = {}
+        """Parameters by what is asked of them: matrices decay, biases and gains do not; some have a rate of their own."""
+        factors = self.work.host.rates()
+        groups: dict[tuple[bool, float], list[Any]] = {}
         for name, parameter in self.parameters.items():
-            groups.setdefault((parameter.ndim > 1, self.chooser.rate_of(name)), []).append(parameter)
-        ordered = sorted(groups.items(), key=lambda item: item[0], reverse=True)
+            groups.setdefault((parameter.ndim > 1, factors.get(name, self.chooser.rate_of(name))), []).append(parameter)
+        ordered = sorted(groups.items(), key=lambda item: (not item[0][0], item[0][1]))
         return [{"params": g, "decays": decays, "factor": factor} for (decays, factor), g in ordered]
 
     def _set_rate(self) -> float:
@@ -395,7 +427,11 @@ class Loop:
 
     def _save(self) -> dict[str, Any]:
         assert self.work.folder is not None
-        tensors = {**self.work.host.state(), **{f"best.{k}": v for k, v in self._best.items()}, **self.chooser.state()}
+        tensors = {
+            **self.work.host.state(training=True),
+            **{f"best.{k}": v for k, v in self._best.items()},
+            **self.chooser.state(),
+        }
         path = checkpoint.save(self.work.folder, self.state.step, tensors, self.optimizer, asdict(self.state))
         self._saved_at = self.state.seconds
         return {"event": "save", "step": self.state.step, "path": str(path)}
@@ -407,7 +443,7 @@ class Loop:
             return False
         tensors, facts = checkpoint.load(path)
         self.chooser.load(tensors)
-        self.work.host.load({k: v for k, v in tensors.items() if not k.startswith(("best.", "mask."))})
+        self.work.host.load({k: v for k, v in tensors.items() if not k.startswith(("best.", "mask."))}, training=True)
         self._build()
         checkpoint.load_optimizer(path, self.optimizer, facts["optimizer"])
         self._best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
@@ -423,3 +459,20 @@ class Loop:
         if self.state.stopped != "interrupted":
             self.chooser.harden()
         self.work.host.eval()
+
+
+def flops(work: Work, steps: int = 2) -> tuple[int, int]:
+    """Floating-point operations and tokens of a few steps' gradients, as PyTorch's own counter sees them.
+
+    Nothing moves. Counting slows a step down, so it is not done while training.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    loop = Loop(work)
+    for _ in loop.choose():
+        pass
+    chosen = epoch_steps(work.rows.lengths, work.rows_per_step, seed=work.seed, epoch=0)[:steps]
+    with FlopCounterMode(display=False) as counter:
+        tokens = sum(loop._gradient(indices)[2] for indices in chosen)
+    loop.optimizer.zero_grad(set_to_none=True)
+    return counter.get_total_flops(), tokens

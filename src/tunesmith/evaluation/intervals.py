@@ -19,7 +19,7 @@ FEWEST = 6
 """Rows below which no difference is called: even if all agree, a sign test of 5 rows has p = 2/32, above 0.05."""
 
 
-def _weights(rows: int, seed: int) -> Iterator[np.ndarray]:
+def row_weights(rows: int, seed: int) -> Iterator[np.ndarray]:
     """How often each resample holds each row, shape (resamples, rows), a block of resamples at a time.
 
     A block has at most a million weights, so that memory does not grow with the rows.
@@ -37,7 +37,7 @@ def _bootstrap(metric: Metric, figure: Figure, rows: int, level: float, seed: in
     value = float(figure(np.ones((1, rows)))[0])
     if metric.no_interval:
         return Measured(value, math.nan, math.nan, rows, metric.greater, level, metric.no_interval)
-    found = np.concatenate([figure(weights) for weights in _weights(rows, seed)])
+    found = np.concatenate([figure(weights) for weights in row_weights(rows, seed)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # no resample had a figure: both ends are nan
         low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError, unknown
+from ..errors import InputError
 from ..models.anatomy import Weight
 from ._scores import SCORES, select
+from ._weights import flat_indices, has_role, oriented
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Mask:
         """See what may be chosen, and the run's seed, before anything else."""
         self.seed = seed
 
-    def asks(self, step: Any) -> Tensor | None:
-        """The loss whose gradients are observed; None takes the run's own."""
-        return None
+    def asks(self, step: Any) -> Tensor:
+        """The loss whose gradients are observed, a mean over the step's units; without one, the run's own is."""
+        raise NotImplementedError
 
     def observe(self, weight: Weight, grad: Tensor) -> None:
         """See one gradient of a weight that may be chosen, of its shape."""
@@ -180,7 +180,7 @@ class EntryMask(Mask):
         groups = {n: {"tensor": n, "layer": (w.stack, w.layer), "model": ""}[self.scope]
                   for n, w in self.weights.items()}  # fmt: skip
         chosen = select(final, groups, self.density, rows=self.unit == "row")
-        return {n: _flat(i, self.weights[n]) for n, i in chosen.items()}
+        return {n: flat_indices(i, self.weights[n]) for n, i in chosen.items()}
 
     def count(self, weights: Sequence[Weight]) -> int:
         """About how many entries move, before the choice is made."""
@@ -225,61 +225,3 @@ class EntryMask(Mask):
     def harden(self, patch: Patch) -> Tensor:
         """The difference that is kept at the end of the run."""
         return self.difference(patch)
-
-
-def has_role(weight: Weight, roles: Sequence[str]) -> bool:
-    """Whether a weight's module has one of these roles; ``linear`` is every matrix inside the layers."""
-    inside = weight.layer is not None and weight.parameter.ndim == 2
-    return any(inside if role == "linear" else fnmatchcase(weight.role, role) for role in roles)
-
-
-def in_layers(weight: Weight, layers: Sequence[int] | Literal["all"]) -> bool:
-    """Whether a weight is in one of these layers, of which negative ones count from the top."""
-    return layers == "all" or (
-        weight.layer is not None and {weight.layer, weight.layer - weight.layers} & {*layers} != set()
-    )
-
-
-def module_of(weight: Weight) -> str:
-    """Path of the module that holds a weight."""
-    return weight.name.rpartition(".")[0]
-
-
-def depth_of(weight: Weight, decoder_layers: int = 0) -> int:
-    """How far down a weight lies: 0 above the layers, 1 in the top layer, one more than the layers in the embeddings.
-
-    Args:
-        weight: the weight.
-        decoder_layers: layers of the decoder, in a model with two stacks; the encoder's lie below them.
-    """
-    below = decoder_layers if weight.stack == "encoder" else 0
-    if weight.from_top is not None:
-        return 1 + weight.from_top + below
-    return 1 + weight.layers + below if is_embedding(weight) else 0
-
-
-def is_embedding(weight: Weight) -> bool:
-    """Whether a weight lies below the layers: a table, or a norm or projection of what is looked up."""
-    return weight.layer is None and (weight.role.startswith("embedding") or "embed" in weight.name)
-
-
-def check_roles(weights: Sequence[Weight], roles: Sequence[str]) -> None:
-    """Raises:
-    InputError: a role that no weight has.
-    """
-    for role in roles:
-        if not any(has_role(w, [role]) for w in weights):
-            raise unknown("role", role, {"linear", *(w.role for w in weights)}, where="mask")
-
-
-def oriented(weight: Weight, tensor: Tensor) -> Tensor:
-    """A tensor of the weight's shape as (outputs, inputs), whatever its layout in the module."""
-    return tensor.T if weight.transposed else tensor
-
-
-def _flat(indices: Tensor, weight: Weight) -> Tensor:
-    """Flat indices of the (outputs, inputs) view as those of the weight's own layout, ascending."""
-    if not weight.transposed:
-        return indices
-    inputs, outputs = weight.parameter.shape
-    return (indices % inputs * outputs + indices // inputs).sort().values

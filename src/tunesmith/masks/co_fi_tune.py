@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from ..models.anatomy import Weight
 from ..settings import Count, Decay, Roles, Share
-from . import EntryMask, Patch, oriented
+from . import EntryMask, Patch
+from ._weights import oriented
 
 
 class CoFiTune(EntryMask):

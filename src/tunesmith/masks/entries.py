@@ -9,7 +9,7 @@ from . import EntryMask
 class Entries(EntryMask):
     """Some entries of the weights move, those of the highest score: the whole space of fixed hard masks.
 
-    Source: He et al. 2023, arXiv:2308.14132 (one view of sparse fine-tuning: score, density, structure).
+    Source: Fu et al. 2022, arXiv:2211.15583, sec. 2 (one view of the sparse ways to tune: by chance, by rule, by score).
 
     Settings:
         score: what makes an entry worth moving. ``fisher``, ``gradient``, ``saliency`` and ``movement`` are read from
@@ -71,7 +71,7 @@ class FisherNorms(EntryMask):
 class MagnitudeEntries(EntryMask):
     """The entries of largest magnitude in each tensor move.
 
-    Source: Lagunas et al. 2021, arXiv:2109.04838, sec. 2 (magnitude as the plain score beside learned ones).
+    Source: Han et al. 2015, arXiv:1506.02626, sec. 3 (magnitude as the measure of what a connection is worth).
 
     Settings:
         density: share of each tensor that moves.

@@ -10,8 +10,9 @@ from torch import Tensor
 from ..errors import InputError
 from ..models.anatomy import Weight
 from ..settings import Count, Share
-from . import Mask, Moment, module_of
+from . import Mask, Moment
 from ._knapsack import plan
+from ._weights import module_of
 
 
 class GreenTrainer(Mask):

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from ..models.anatomy import Weight
 from ..settings import Count
-from . import Mask, Moment, is_embedding, module_of
+from . import Mask, Moment
+from ._weights import is_embedding, module_of
 
 
 class HFT(Mask):

@@ -4,7 +4,8 @@ from typing import ClassVar
 
 from ..models.anatomy import Weight
 from ..settings import Layers, Roles
-from . import Mask, has_role, in_layers
+from . import Mask
+from ._weights import has_role, in_layers
 
 
 class Biases(Mask):

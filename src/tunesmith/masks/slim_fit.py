@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ..models.anatomy import Weight
 from ..settings import Count, Decay
-from . import Mask, Moment, module_of
+from . import Mask, Moment
+from ._weights import module_of
 
 
 class SlimFit(Mask):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ..settings import Count, Roles
-from . import EntryMask, Patch, oriented
+from . import EntryMask, Patch
+from ._weights import oriented
 
 
 class SPIDER(EntryMask):

@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from ..models.anatomy import Weight
 from ..settings import Positive, Share
-from . import Mask, Moment, depth_of
+from . import Mask, Moment
+from ._weights import depth_of
 
 
 class ULMFiT(Mask):

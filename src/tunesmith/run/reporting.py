@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..evaluation.answers import Answers
 from ..evaluation.results import build_report, written_section
+from ..parts import find
 from ..storage import atomic_file, write_json
 from .prepare import Prepared
 
@@ -46,11 +48,18 @@ def make_report(
 
 def technique(prepared: Prepared) -> str:
     """What trained, in a few words: ``lora (rank 8)``."""
-    recipe = prepared.recipe
-    parts = [*recipe.adapter, *([recipe.mask] if recipe.mask else [])]
-    return " + ".join(
-        p.name + (f" ({', '.join(f'{k} {v}' for k, v in list(p.own.items())[:1])})" if p.own else "") for p in parts
-    )
+    return technique_of(prepared.recipe.to_dict())
+
+
+def technique_of(recipe: Mapping[str, Any]) -> str:
+    """The same of a plain recipe, every default written out."""
+    parts = [*recipe["adapter"], *([recipe["mask"]] if recipe["mask"] else [])]
+    named = []
+    for kind, part in zip(["adapter"] * len(recipe["adapter"]) + ["mask"], parts, strict=False):
+        ((name, settings),) = part.items()
+        own = [(k, v) for k, v in settings.items() if find(kind, name).settings[k].own]
+        named.append(name + (f" ({', '.join(f'{k} {v}' for k, v in own[:1])})" if own else ""))
+    return " + ".join(named)
 
 
 def _written(before: dict[str, Any], after: dict[str, Any], prepared: Prepared) -> dict[str, Any]:

@@ -1,0 +1,203 @@
+"""The arena: a fixed set of small real tasks on which techniques meet, and the permanent baselines.
+
+Every row set and base comes from a package. One training takes half a minute to a minute on two cores. The rows, the
+split and the number of rows seen are the same for every technique; only the parts and their learning rate differ.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import recipe as recipes
+from ..errors import unknown
+from ..recipe import Recipe, override
+from .identity import Identities
+from .pool import Job, fill
+from .store import Store
+
+
+@dataclass(frozen=True)
+class ArenaTask:
+    """One task.
+
+    Attributes:
+        name: what claims and commands call it.
+        about: what is asked, in a few words.
+        family: ``encoder`` or ``lm``; learning rates are tuned for each.
+        values: the recipe's values without a technique.
+    """
+
+    name: str
+    about: str
+    family: str
+    values: Mapping[str, Any]
+
+    def recipe(self, technique: Mapping[str, Any], **changes: Any) -> Recipe:
+        """The recipe of a technique on this task.
+
+        Args:
+            technique: options of a recipe, dotted or nested: ``{"adapter": {"lora": {"rank": 4}}}``.
+            **changes: more options, e.g. ``seed=3``.
+        """
+        return recipes.make(override(self.values, {**technique, **changes}), where=f"arena task {self.name}")
+
+
+def _encoder(name: str, about: str, rows: str, base: str = "minilm-l6", limit: int = 1000, **more: Any) -> ArenaTask:
+    values = {
+        "base": base, "rows": {"train": f"packaged:{rows}", "limit": limit}, "batch": {"rows": 16},
+        "budget": {"epochs": 3}, "checks": {"rows": 500}, "length": {"max": 48}, **more,
+    }  # fmt: skip
+    return ArenaTask(name, about, "encoder", values)
+
+
+def _lm(
+    name: str, about: str, source: str, limit: int, length: int, columns: Mapping[str, str] | None = None, **more: Any
+) -> ArenaTask:
+    values = {
+        "base": "smollm2-135m", "batch": {"rows": 8}, "budget": {"epochs": 1},
+        "checks": {"rows": 40, "generate": 0}, "length": {"max": length, "over": "truncate"},
+        "rows": {"train": f"packaged:{source}", "limit": limit, "columns": columns or {}}, **more,
+    }  # fmt: skip
+    return ArenaTask(name, about, "lm", values)
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        _encoder("sentiment", "film reviews: fresh or rotten", "rotten-tomatoes"),
+        _encoder("topic", "news articles in five topics", "bbc-news", limit=600, length={"max": 64, "over": "truncate"}),
+        _encoder("intent", "questions by what they ask for, six classes", "trec"),
+        _encoder("relevance", "does a passage answer a question (pairs)", "privacy-pairs",
+                 limit=800, length={"max": 80, "over": "truncate"}),
+        _encoder("addresses", "the role of each word of an address (tags)", "us-addresses"),
+        _encoder("rating", "how positive a film review is (a number)", "movie-ratings"),
+        _encoder("chinese", "Chinese shop reviews: positive or negative", "chinese-reviews", base="e5-small",
+                 limit=480, length={"max": 40, "over": "truncate"}, checks={"rows": 400}),
+        _lm("instruct", "answers to instructions", "alpaca-demo", 56, 112),
+        _lm("news", "news articles, as they go on (lm)", "news-articles", 40, 128),
+        _lm("spam", "spam or ham, as a word that is written", "sms-spam", 96, 64,
+            {"prompt": "text", "completion": "label"}, task="generate"),
+    )
+}  # fmt: skip
+
+TECHNIQUES: dict[str, dict[str, Any]] = {
+    "full": {"mask": "everything"},
+    "head": {"mask": "head"},
+    "lora": {"adapter": "lora"},
+}
+"""The permanent baselines."""
+
+CANDIDATES: dict[str, tuple[float, ...]] = {
+    "full": (2e-5, 1e-4, 5e-4),
+    "head": (1e-3, 5e-3, 2e-2),
+    "lora": (5e-4, 2e-3, 5e-3),
+}
+"""Learning rates that are tried for each baseline: three each, on one seed that no comparison uses."""
+
+TUNING_SEED = 1000
+
+TUNED_ON = {"encoder": ("intent", "sentiment"), "lm": ("instruct",)}
+"""Tasks of each family on which rates are tuned, by the loss of validation rows."""
+
+
+def find(name: str) -> ArenaTask:
+    """The task of this name.
+
+    Raises:
+        InputError: there is none; the nearest is offered.
+    """
+    if name not in TASKS:
+        raise unknown("arena task", name, TASKS)
+    return TASKS[name]
+
+
+RATES = Path(__file__).parent / "rates.json"
+"""What `tune_rates` found, written by ``tunesmith arena tune``."""
+
+
+def tuned_rate(family: str, technique: Mapping[str, Any]) -> dict[str, Any]:
+    """The optimizer with the rate that was tuned for a baseline; empty for every other technique.
+
+    A technique that is not a baseline, or names its own optimizer, keeps its own rate.
+    """
+    names = [n for n, v in TECHNIQUES.items() if all(technique.get(k) == x for k, x in v.items())]
+    if not names or any(key.split(".")[0] == "optimizer" for key in technique):
+        return {}
+    return {"optimizer": _at(rates()["rates"][family][names[0]])}
+
+
+def rates() -> dict[str, Any]:
+    """The tuned rates and the trials that they come from."""
+    found: dict[str, Any] = json.loads(RATES.read_text(encoding="utf-8"))
+    return found
+
+
+def tune_rates(store: Store, techniques: Mapping[str, Sequence[float]] = CANDIDATES, **how: Any) -> dict[str, Any]:
+    """Find a learning rate for each technique and family, with the same number of trials for all.
+
+    A rate's loss on a task is that of the validation rows; over the tasks of a family losses are added up as shares of
+    the task's best. A best rate at an end of its range gets one more trial, `BEYOND` further. The test rows are not
+    looked at.
+
+    Args:
+        store: of the trials.
+        techniques: technique -> rates to try, in ascending order.
+        **how: ``on``, ``workers``, ``hear`` of `pool.fill`.
+
+    Returns:
+        ``rates``: family -> technique -> rate; ``trials``: every trial's family, technique, rate, task and loss.
+    """
+    kept: dict[tuple[str, str, float, str], float] = {}
+    wanted = {(f, t): list(rates) for f in TUNED_ON for t, rates in techniques.items()}
+    _try(store, wanted, kept, how)
+    _try(store, {key: _beyond(rates, _best(kept, *key)) for key, rates in wanted.items()}, kept, how)
+    found: dict[str, dict[str, float]] = {}
+    for family, technique in wanted:
+        found.setdefault(family, {})[technique] = _best(kept, family, technique)
+    return {"rates": found, "trials": [[*key, loss] for key, loss in kept.items()]}
+
+
+BEYOND = 2.5
+"""How much further the trial beyond the end of a range goes."""
+
+
+def _try(
+    store: Store, wanted: Mapping[tuple[str, str], Sequence[float]], kept: dict[tuple[str, str, float, str], float],
+    how: Mapping[str, Any],
+) -> None:  # fmt: skip
+    identities = Identities()
+    jobs = {}
+    for (family, technique), rates in wanted.items():
+        for rate, name in itertools.product(rates, TUNED_ON[family]):
+            changes: dict[str, Any] = {"seed": TUNING_SEED, "optimizer": _at(rate)}
+            recipe = find(name).recipe(TECHNIQUES[technique], **changes)
+            jobs[family, technique, rate, name] = Job(f"{name} {technique} {rate:g}", recipe, identities.of(recipe))
+    fill(store, list(jobs.values()), **how)
+    kept |= {key: _validation(store, job) for key, job in jobs.items()}
+
+
+def _best(kept: Mapping[tuple[str, str, float, str], float], family: str, technique: str) -> float:
+    names = TUNED_ON[family]
+    best = {n: min(loss for key, loss in kept.items() if key[3] == n) for n in names}
+    rates = {rate for f, t, rate, _ in kept if (f, t) == (family, technique)}
+    return min(rates, key=lambda rate: sum(kept[family, technique, rate, n] / best[n] for n in names))
+
+
+def _beyond(rates: Sequence[float], best: float) -> list[float]:
+    return [best * BEYOND] if best == rates[-1] else [best / BEYOND] if best == rates[0] else []
+
+
+def _validation(store: Store, job: Job) -> float:
+    result = store.get(job.identity)
+    loss = result.health["validation_loss"] if result else None
+    return math.inf if loss is None else float(loss)
+
+
+def _at(rate: float) -> list[Any]:
+    return ["clip_norm", {"adamw": {"lr": rate}}]

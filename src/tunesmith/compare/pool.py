@@ -1,0 +1,162 @@
+"""Who computes the results that a store lacks: processes here, or a Ray cluster. Both call `work.carry_out`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InputError, RunError, unknown
+from ..recipe import Recipe
+from .identity import Identity
+from .result import Result
+from .store import Store
+
+PAUSE = 0.5
+"""Seconds between looks at a result that another process computes."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A result that is wanted: of a recipe, under a name for people."""
+
+    name: str
+    recipe: Recipe
+    identity: Identity
+    what: str = "tuned"
+
+
+Hear = Callable[[str], None]
+
+
+def fill(
+    store: Store, jobs: Sequence[Job], *, on: str = "here", workers: int = 1, hear: Hear = lambda text: None
+) -> None:
+    """Compute every job that the store lacks.
+
+    Args:
+        store: where the results go, each as soon as it is there.
+        jobs: what is wanted; doubles are computed once.
+        on: ``here`` (a fresh process a job) or ``ray``.
+        workers: jobs at a time; the CPU's cores are shared out among them.
+        hear: gets a line for each job that is done.
+
+    Raises:
+        InputError: an executor is unknown or not installed, or a recipe has something for the user to mend.
+        RunError: a training failed; all others are stored.
+    """
+    missing = {j.identity.fingerprint: j for j in jobs if store.get(j.identity) is None}
+    if not missing:
+        return
+    if on not in EXECUTORS:
+        raise unknown("executor", on, EXECUTORS, where="--on")
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    failures: list[tuple[Job, dict[str, Any]]] = []
+    for number, (job, outcome) in enumerate(EXECUTORS[on](store, list(missing.values()), workers, threads), 1):
+        if outcome["outcome"] == "failed":
+            failures.append((job, outcome))
+        hear(f"{number}/{len(missing)} {job.name}: {_said(store, job, outcome)}")
+    if failures:
+        job, outcome = failures[0]
+        kind = InputError if outcome["code"] == 2 else RunError
+        more = f" ({len(failures)} of {len(missing)} jobs failed)" if len(failures) > 1 else ""
+        raise kind(f"{job.name}: {outcome['error']}{more}")
+
+
+def _said(store: Store, job: Job, outcome: dict[str, Any]) -> str:
+    result = store.get(job.identity)
+    if result is None:
+        return str(outcome.get("error", "no result"))
+    return f"{result.metric} {result.score:.4f} in {result.cost['seconds']:.0f} s"
+
+
+def _payload(store: Store, job: Job, threads: int) -> dict[str, Any]:
+    return {
+        "values": job.recipe.to_dict(),
+        "what": job.what,
+        "folder": str(store.folder.absolute()),
+        "threads": threads,
+    }
+
+
+Outcomes = Iterator[tuple[Job, dict[str, Any]]]
+
+
+def here(store: Store, jobs: list[Job], workers: int, threads: int) -> Outcomes:
+    """A fresh process for each job, so that peak memory is its own and a crash ends one job only."""
+    with ThreadPoolExecutor(workers) as pool:
+        tasks = {pool.submit(_process, store, job, threads): job for job in jobs}
+        for task in as_completed(tasks):
+            yield tasks[task], task.result()
+
+
+def _process(store: Store, job: Job, threads: int) -> dict[str, Any]:
+    while True:
+        made = subprocess.run(
+            [sys.executable, "-m", "tunesmith.compare.work"], input=json.dumps(_payload(store, job, threads)),
+            capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )  # fmt: skip
+        if made.returncode:
+            reason = (made.stderr.strip().splitlines() or [f"the process ended with {made.returncode}"])[-1]
+            return {"outcome": "failed", "error": reason, "code": 1}
+        outcome: dict[str, Any] = json.loads(made.stdout.strip().splitlines()[-1])
+        if outcome["outcome"] != "busy":
+            return outcome
+        time.sleep(PAUSE)
+
+
+def ray(store: Store, jobs: list[Job], workers: int, threads: int) -> Outcomes:
+    """A Ray task for each job: on the cluster that ``RAY_ADDRESS`` names, else on this machine.
+
+    Every result comes back to the driver too, for workers that do not share its disk.
+    """
+    try:
+        import ray as library
+    except ImportError:
+        raise InputError("--on ray needs Ray", fix="pip install 'tunesmith[ray]'") from None
+    if not library.is_initialized():
+        local: dict[str, Any] = (
+            {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers * threads, "include_dashboard": False}
+        )
+        library.init(log_to_driver=False, logging_level="ERROR", **local)
+    run: Any = library.remote(num_cpus=threads, max_calls=1, max_retries=2)(_task)
+    waiting = {run.remote(_payload(store, job, threads)): job for job in jobs}
+    while waiting:
+        (ready, *_), _ = library.wait(list(waiting), num_returns=1)
+        job = waiting.pop(ready)
+        try:
+            outcome = library.get(ready)
+        except library.exceptions.RayError as error:
+            outcome = {"outcome": "failed", "error": str(error).strip().splitlines()[-1], "code": 1}
+        if result := outcome.pop("result", None):
+            store.put(Result.from_dict(result))
+        yield job, outcome
+
+
+def _task(payload: dict[str, Any]) -> dict[str, Any]:
+    """One job in a Ray worker, with its result."""
+    from pathlib import Path
+
+    from tunesmith import recipe as recipes
+    from tunesmith.compare.identity import Identities
+    from tunesmith.compare.work import carry_out
+    from tunesmith.errors import TunesmithError
+
+    try:
+        while carry_out(**payload) == "busy":
+            time.sleep(PAUSE)
+    except TunesmithError as error:
+        return {"outcome": "failed", "error": str(error), "code": error.exit_code}
+    identity = Identities().of(recipes.make(payload["values"]), payload["what"])
+    found = Store(Path(payload["folder"])).get(identity)
+    assert found is not None
+    return {"outcome": "done", "result": found.to_dict()}
+
+
+EXECUTORS = {"here": here, "ray": ray}

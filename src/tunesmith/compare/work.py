@@ -1,0 +1,173 @@
+"""One job of a comparison: carry out a recipe in this process and give its result. Every executor calls `carry_out`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import recipe as recipes
+from ..errors import TunesmithError
+from ..recipe import Recipe
+from .identity import Identities, Identity
+from .result import Result
+from .store import Store
+
+
+def carry_out(values: Mapping[str, Any], what: str, folder: str, threads: int) -> str:
+    """Compute a result unless it is there, and store it.
+
+    Args:
+        values: the recipe, plain.
+        what: ``tuned`` or ``before`` (`Identities.of`).
+        folder: of the store.
+        threads: of the CPU for this job. The same number gives the same bits.
+
+    Returns:
+        ``done``, or ``busy`` when another process computes the same result now.
+
+    Raises:
+        InputError: anything that the user can mend.
+        RunError: training failed.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    recipe = recipes.make(values)
+    identity = Identities().of(recipe, what)
+    store = Store(folder)
+    with store.computing(identity) as mine:
+        if not mine:
+            return "busy"
+        if store.get(identity) is None:
+            store.put(_tuned(recipe, identity) if what == "tuned" else _before(recipe, identity))
+    return "done"
+
+
+def _tuned(recipe: Recipe, identity: Identity) -> Result:
+    from ..run.carry_out import score
+
+    meter = Meter()
+    with tempfile.TemporaryDirectory() as folder:
+        scored = score(recipe, Path(folder), listen=lambda event: None)
+    cost = {**scored.cost, **meter.read(), **_training(scored.events)}
+    cost["flops"] = _flops(scored, cost["tokens"])
+    losses = [e["loss"] for e in scored.events if e["event"] == "step"]
+    tail = losses[-max(1, len(losses) // 10) :]
+    health = {
+        "warnings": [e["text"] for e in scored.events if e["event"] == "warning"],
+        "stopped": cost.pop("stopped"), "first_loss": losses[0], "last_loss": sum(tail) / len(tail),
+        "validation_loss": next((e["best"] for e in reversed(scored.events) if e["event"] == "validation"), None),
+    }  # fmt: skip
+    return _result(scored.prepared, identity, scored.answers, scored.texts, cost, health)
+
+
+def _before(recipe: Recipe, identity: Identity) -> Result:
+    from ..run.carry_out import untrained
+
+    meter = Meter()
+    with tempfile.TemporaryDirectory() as folder:
+        prepared, answers = untrained(recipe, Path(folder))
+    name = list(answers)[-1]
+    return _result(prepared, identity, answers[name], None, {**meter.read(), "trainable": 0}, {"name": name})
+
+
+def _result(prepared: Any, identity: Identity, answers: Any, texts: Any, cost: Any, health: Any) -> Result:
+    from ..evaluation.metrics import names_for
+    from ..evaluation.scores import scores
+    from ..run.carry_out import environment
+
+    names = names_for(prepared.task.name, multi=answers.multi, labels=answers.labels)
+    found = {n: m.value for n, m in scores(answers, names).items()}
+    if texts is not None:
+        found |= {n: m.value for n, m in scores(texts, names_for("text")).items()}
+    about = {**environment(prepared), "commit": commit(), "date": time.strftime("%Y-%m-%d", time.gmtime())}
+    about.pop("command")
+    base = prepared.base.name
+    return Result(
+        identity.facts, prepared.recipe.to_dict(), prepared.task.name, base, names[0], found, answers, texts, cost,
+        health, about,
+    )  # fmt: skip
+
+
+def commit() -> str | None:
+    """The commit of the source that runs, marked ``-dirty`` where files were changed since; None if it has none."""
+    made = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--match="], capture_output=True, text=True, check=False,
+        cwd=Path(__file__).parent,
+    )  # fmt: skip
+    return made.stdout.strip() or None
+
+
+# ---------------------------------------------------------------------- costs
+
+
+class Meter:
+    """What the process takes from here on: wall time, CPU time, energy; and its peak memory so far."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu, self._energy = time.perf_counter(), time.process_time(), _joules()
+
+    def read(self) -> dict[str, Any]:
+        """Seconds, CPU seconds, joules (None where the machine does not tell), peak bytes of the process."""
+        import torch
+
+        from ..engine.memory import peak_bytes
+
+        joules = _joules()
+        return {
+            "seconds": time.perf_counter() - self._wall, "cpu_seconds": time.process_time() - self._cpu,
+            "joules": None if joules is None or self._energy is None else joules - self._energy,
+            "process_peak_bytes": peak_bytes(torch.device("cpu")),
+        }  # fmt: skip
+
+
+def _joules() -> float | None:
+    """What the processor's packages have taken, by Linux' counters (RAPL); None where they cannot be read."""
+    total = 0.0
+    found = False
+    for counter in Path("/sys/class/powercap").glob("intel-rapl:?/energy_uj"):
+        try:
+            total += int(counter.read_text()) / 1e6
+            found = True
+        except OSError:
+            continue
+    return total if found else None
+
+
+def _training(events: list[dict[str, Any]]) -> dict[str, Any]:
+    end = next(e for e in reversed(events) if e["event"] == "end")
+    peak = max((e["memory"] for e in events if e["event"] == "step"), default=0)
+    return {
+        "steps": end["step"], "training_seconds": end["seconds"], "tokens": end["tokens"], "peak_bytes": peak,
+        "stopped": end["stopped"],
+    }  # fmt: skip
+
+
+def _flops(scored: Any, tokens: int) -> int | None:
+    """Floating-point operations of the training: PyTorch counts a few micro-batches, the rest go by their tokens."""
+    from ..engine.loop import flops
+
+    counted, seen = flops(scored.work)
+    return round(counted * tokens / seen) if seen else None
+
+
+def main() -> int:
+    """``python -m tunesmith.compare.work``: a job as JSON on stdin, its outcome as one JSON line on stdout."""
+    job = json.loads(sys.stdin.read())
+    try:
+        outcome: dict[str, Any] = {"outcome": carry_out(**job)}
+    except TunesmithError as error:
+        outcome = {"outcome": "failed", "error": str(error), "code": error.exit_code}
+    os.write(1, (json.dumps(outcome) + "\n").encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
