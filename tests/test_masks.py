@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import tunesmith as ts
 from test_engine import work
-from tiny import BOTH, CONFIGS, tiny
+from tiny import BOTH, CONFIGS, batch, tiny
 from tunesmith import artefacts, parts
 from tunesmith.engine.batches import epoch_steps
 from tunesmith.engine.loop import Budget, Loop, Work
@@ -679,3 +679,47 @@ def test_a_gradient_by_any_other_way_sees_the_entries() -> None:
     for patch in made.host.patches.values():
         patch.values.data += 0.5
     assert float(closure()) != before
+
+
+@pytest.mark.parametrize("mask", ["fish", "lisa", "r_amt"])
+def test_it_works_in_low_precision_with_recomputed_activations(mask: str) -> None:
+    made = job(mask, "llama", dtype=torch.bfloat16)
+    made.host.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    base = tensors(made.host)
+    events = list(Loop(made))
+    assert all(math.isfinite(e["loss"]) for e in events if e["event"] == "step")
+    assert any(not torch.equal(p, base[n]) for n, p in made.host.model.named_parameters())
+
+
+def test_the_base_is_seen_beside_the_model_in_low_precision() -> None:
+    """Autocast keeps weights in low precision; switching the entries off must not find the tuned ones there."""
+    made = job("random_entries", "llama", settings={"density": 0.5})
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        base = made.host.eval()(**batch("llama")).logits
+    placed(made)
+    for patch in made.host.patches.values():
+        patch.values.data.normal_()
+    made.host.write()
+    made.host.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        tuned = made.host(**batch("llama")).logits
+        with made.host.off():
+            assert torch.equal(made.host(**batch("llama")).logits, base)
+        assert torch.equal(made.host(**batch("llama")).logits, tuned) and not torch.equal(tuned, base)
+
+
+def test_a_tuning_that_is_cut_off_begins_anew(tmp_path: Path) -> None:
+    first = Loop(job("lt_sft", folder=tmp_path))
+    events = []
+    for event in first:
+        events.append(event["event"])
+        first.interrupt = 2
+    assert first.state.stopped == "interrupted" and "step" not in events and not list(tmp_path.iterdir())
+    again = Loop(job("lt_sft", folder=tmp_path))
+    assert not again.resume()
+    for _ in again:
+        pass
+    whole = ran(job("lt_sft")).work.host
+    assert all(
+        torch.equal(p, dict(whole.model.named_parameters())[n]) for n, p in again.work.host.model.named_parameters()
+    )
