@@ -353,3 +353,16 @@ def test_the_penalty_is_part_of_the_loss() -> None:
     with arithmetic(torch.float32, torch.device("cpu")):
         penalty = float(loop.work.host.penalty())
     assert loss[1.0] - loss[0.0] == pytest.approx(penalty, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["pissa", "olora", "loftq", "dsee"])
+def test_a_saved_state_needs_no_start(name: str) -> None:
+    whole = host_with(name)
+    bare = Host(tiny("bert"), [n for n, _ in tiny("bert").named_parameters() if "classifier" in n])
+    bare.attach(parts.find("adapter", name).choose(LOW_RANK_LINES[name][0]), begin=False)
+    started = "rows" if name == "dsee" else "B0"
+    assert not getattr(adapters(bare)[0], started).any() and getattr(adapters(whole)[0], started).any()
+    for parameter in whole.adapters.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    bare.load(whole.state())
+    assert torch.equal(logits(bare), logits(whole))

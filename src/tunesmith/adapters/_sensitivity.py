@@ -17,7 +17,7 @@ def track(adapter: Adapter, *names: str) -> None:
 def update(adapter: Adapter, *names: str, beta1: float, beta2: float) -> None:
     """Fold this step's ``|w * dL/dw|`` into the means, and its distance from them into the spreads.
 
-    Source: Zhang et al. 2023, arXiv:2303.10512, eq. 9 and 10.
+    Source: Zhang et al. 2023, arXiv:2303.10512, sec. 3.2.
     """
     for name in names:
         parameter: nn.Parameter = getattr(adapter, name)
@@ -30,7 +30,7 @@ def update(adapter: Adapter, *names: str, beta1: float, beta2: float) -> None:
 
 
 def score(adapter: Adapter, name: str) -> Tensor:
-    """Sensitivity times its uncertainty, entry by entry (Zhang et al. 2023, eq. 11)."""
+    """Sensitivity times its uncertainty, entry by entry (Zhang et al. 2023, sec. 3.2)."""
     product: Tensor = getattr(adapter, f"{name}_mean") * getattr(adapter, f"{name}_spread")
     return product
 

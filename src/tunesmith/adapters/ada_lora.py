@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from ._low_rank import LowRank
 class AdaLoRA(LowRank):
     """Share out a budget of rank: ``y + s P diag(E) Q x``, where only the most important triplets stay.
 
-    Source: Zhang et al. 2023, arXiv:2303.10512, eq. 3, 4, 7 to 12; the penalty is squared as in eq. 4.
+    Source: Zhang et al. 2023, arXiv:2303.10512, sec. 3; the penalty is squared as there.
 
     Settings:
         rank: rank that a site keeps on average at the end.
@@ -40,9 +40,6 @@ class AdaLoRA(LowRank):
         site: Site,
         *,
         rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
         start: Positive = 1.5,
         orthogonality: NonNegative = 0.1,
         warm: Share = 0.1,
@@ -50,9 +47,10 @@ class AdaLoRA(LowRank):
         every: Count = 10,
         beta1: Decay = 0.85,
         beta2: Decay = 0.85,
+        **low_rank: Any,
     ):
         first = max(rank, round(start * rank))
-        super().__init__(site, rank=first, alpha=alpha, scaling=scaling, dropout=dropout)
+        super().__init__(site, rank=first, **low_rank)
         self.E = nn.Parameter(torch.zeros(first))
         nn.init.normal_(self.A, std=0.02)
         nn.init.normal_(self.B, std=0.02)

@@ -1,20 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive
+from ..settings import Positive
 from ._low_rank import Anchored, dense
 
 
 class CorDA(Anchored):
     """LoRA that starts from the weight's components in the context of the inputs: those of ``W C``, ``C = X X^T``.
 
-    Source: Yang et al. 2024, arXiv:2406.05223, eq. 1 to 4.
+    Source: Yang et al. 2024, arXiv:2406.05223, sec. 3.
 
     Settings:
         mode: ``instruction`` trains the components that matter most for the observed rows, ``knowledge`` those that
@@ -29,14 +29,11 @@ class CorDA(Anchored):
         self,
         site: Site,
         *,
-        rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
         mode: Literal["instruction", "knowledge"] = "instruction",
         damping: Positive = 0.01,
+        **low_rank: Any,
     ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
+        super().__init__(site, **low_rank)
         self.mode, self.damping = mode, damping
         self.moments: Tensor | None = None
 

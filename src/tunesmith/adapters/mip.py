@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive
+from ..settings import Count
 from ._low_rank import LowRank
 
 
@@ -16,7 +16,7 @@ class MIP(LowRank):
     """LoRA whose ``B`` comes from a small network that all sites of one shape share, asked with the site's depth.
 
     The depth ``g`` from 0 to 1 goes in as ``[cos(g pi/2), sin(g pi/2)]``, of length 1 whatever it is, and what comes out is
-    added to a learned ``B0``. Source: Gonzalez Ortiz, Guttag and Dalca 2023, arXiv:2304.07645, eq. 5 and 6.
+    added to a learned ``B0``. Source: Gonzalez Ortiz, Guttag and Dalca 2023, arXiv:2304.07645, sec. 4.
 
     Settings:
         hidden: width of the network.
@@ -33,14 +33,12 @@ class MIP(LowRank):
         site: Site,
         *,
         rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
         hidden: Count = 16,
         encoding: Literal["angle", "raw"] = "angle",
         residual: bool = True,
+        **low_rank: Any,
     ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
+        super().__init__(site, rank=rank, **low_rank)
         self.rank = rank
         depth = (site.layer or 0) / max(1, site.shared.depth - 1)
         angle = depth * math.pi / 2

@@ -15,7 +15,7 @@ from . import Adapter
 class OFT(Adapter):
     """Rotate the inputs block by block: ``W R x``, which keeps all lengths of and angles between weights.
 
-    Source: Qiu et al. 2023, arXiv:2306.07280, eq. 2 and 3; applied to inputs as in Qiu et al. 2025, arXiv:2506.19847.
+    Source: Qiu et al. 2023, arXiv:2306.07280, sec. 3; applied to inputs as in Qiu et al. 2025, arXiv:2506.19847.
 
     Settings:
         block: size of a block of ``R``; it has to divide the number of inputs.
