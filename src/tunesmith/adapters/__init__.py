@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -22,6 +23,9 @@ class Adapter(nn.Module):
         accepts: the kinds of site that it can act on: ``linear``, ``embedding``, ``norm``.
         rate: the learning rate that passed the recorded learning test; used where a recipe names none.
         peft: PEFT's name of the technique (``peft_type``) where PEFT has it, for export in its format.
+        observes: micro-batches of training rows that it has to see before training (`observe`, `settle`); 0 for none.
+        gradients: whether `observe` also wants the gradient of the loss.
+        scratch: names of buffers that only training needs: a checkpoint holds them, what the run leaves does not.
 
     Settings:
         targets: roles of the sites that get an adapter; ``linear`` is every linear layer inside the layers.
@@ -34,6 +38,9 @@ class Adapter(nn.Module):
     accepts: ClassVar[tuple[str, ...]] = ("linear",)
     rate: ClassVar[float] = 1e-3
     peft: ClassVar[str] = ""
+    observes: ClassVar[int] = 0
+    gradients: ClassVar[bool] = False
+    scratch: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, site: Site):
         super().__init__()
@@ -42,3 +49,48 @@ class Adapter(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The site's new output, of the shape of ``y`` (..., outputs), from its input ``x`` (..., inputs)."""
         raise NotImplementedError
+
+    @classmethod
+    def share(cls, sites: Sequence[Site], **settings: Any) -> nn.Module | None:
+        """What all sites of one attachment have in common, made once before them; each finds it as ``site.shared``.
+
+        Args:
+            sites: every site that is going to get an adapter.
+            settings: the technique's own settings.
+        """
+        return None
+
+    def observe(self, x: Tensor, y: Tensor, gradient: Tensor | None) -> None:
+        """See the site on one micro-batch before training, without the places that are padding.
+
+        Args:
+            x: the site's input (places, inputs).
+            y: the site's output before this adapter (places, outputs).
+            gradient: of the micro-batch's loss by the adapter's output (places, outputs), if ``gradients`` asks for it.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def settle(cls, adapters: Sequence[Self]) -> None:
+        """Take what was observed into the tensors of all adapters of one attachment; their sizes may change."""
+
+    def penalty(self) -> Tensor | None:
+        """A scalar that is added to the loss of each optimizer step, or None."""
+        return None
+
+    def rates(self) -> dict[str, float]:
+        """Factors of the learning rate by name of a parameter; 1 for those that are left out."""
+        return {}
+
+    @classmethod
+    def after_step(cls, adapters: Sequence[Self], progress: float) -> Iterable[nn.Parameter]:
+        """Change all adapters of one attachment together after an optimizer step, while its gradients are still there.
+
+        Args:
+            adapters: those of one attachment, in the order of the model.
+            progress: share of the run's budget that is used up, 0 to 1.
+
+        Returns:
+            The parameters that begin anew: the optimizer forgets its state of them.
+        """
+        return ()

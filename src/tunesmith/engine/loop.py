@@ -160,6 +160,7 @@ class Loop:
     # ------------------------------------------------------------------ the loop
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        self._observe()
         watch = Watch(self.parameters) if self.state.step < WATCHED else None
         self.work.host.train()
         start = time.perf_counter() - self.state.seconds
@@ -182,6 +183,29 @@ class Loop:
                 break
         self._finish()
         yield {"event": "end", **asdict(self.state)}
+
+    def _observe(self) -> None:
+        """Show the adapters that ask for it their sites on the first rows, once; a resumed run has done it."""
+        count, gradients = self.work.host.observes()
+        if self.state.step or not count:
+            return
+        torch.manual_seed(self.work.seed)
+        self.work.host.eval()
+        for indices in itertools.islice(self._micro_batches(), count):
+            batch = self.work.collate(self.work.rows.take(indices))
+            loss = self._closure(batch, count_units(batch["labels"], self.work.head))
+            with self.work.host.observing(batch.get("attention_mask")), torch.set_grad_enabled(gradients):
+                value = loss()
+                if gradients:
+                    value.backward()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.work.host.settle()
+
+    def _micro_batches(self) -> Iterator[np.ndarray]:
+        """The micro-batches of the first epoch."""
+        lengths = self.work.rows.lengths
+        for indices in epoch_steps(lengths, self.work.rows_per_step, seed=self.work.seed, epoch=0):
+            yield from micro_batches(indices, lengths, self.state.micro_tokens)
 
     def _remaining_steps(self) -> Iterator[np.ndarray]:
         """The rows of every step from here on, epoch after epoch; a resumed run goes on where it was."""
@@ -211,6 +235,8 @@ class Loop:
                 f"step {self.state.step + 1}: {odd[0]} is {figures[odd[0]]} at loss {value:.4g}; lower the rate"
             )
         self.optimizer.step()
+        for parameter in self.work.host.after_step(self._progress()):
+            self.optimizer.state.pop(parameter, None)
         self.optimizer.zero_grad(set_to_none=True)
         self.state.step += 1
         self.state.rows += len(indices)
@@ -248,6 +274,8 @@ class Loop:
             with arithmetic(self.work.dtype, self.device):
                 step = Step(self.work.host, moved, self.work.head)
                 terms = [term.weight * term(step) for term in self.work.losses]
+                if (penalty := self.work.host.penalty()) is not None:
+                    terms.append(penalty)
                 return torch.stack(terms).sum() * (step.units / max(1, units))
 
         return loss
@@ -280,15 +308,18 @@ class Loop:
     # ------------------------------------------------------------------ rates
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Parameters in two groups: matrices, which decay, and biases and gains, which do not."""
-        matrices = [p for p in self.parameters.values() if p.ndim > 1]
-        others = [p for p in self.parameters.values() if p.ndim <= 1]
-        return [{"params": g, "decays": d} for g, d in ((matrices, True), (others, False)) if g]
+        """Parameters by what is asked of them: matrices decay, biases and gains do not; some have a rate of their own."""
+        factors = self.work.host.rates()
+        groups: dict[tuple[bool, float], list[Any]] = {}
+        for name, parameter in self.parameters.items():
+            groups.setdefault((parameter.ndim > 1, factors.get(name, 1.0)), []).append(parameter)
+        ordered = sorted(groups.items(), key=lambda item: (not item[0][0], item[0][1]))
+        return [{"params": g, "decays": decays, "factor": factor} for (decays, factor), g in ordered]
 
     def _set_rate(self) -> float:
         rate = self.work.stepper.lr * self.work.schedule(self._progress())
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         return rate
 
     def _progress(self) -> float:
@@ -352,7 +383,7 @@ class Loop:
 
     def _save(self) -> dict[str, Any]:
         assert self.work.folder is not None
-        tensors = {**self.work.host.state(), **{f"best.{k}": v for k, v in self._best.items()}}
+        tensors = {**self.work.host.state(training=True), **{f"best.{k}": v for k, v in self._best.items()}}
         path = checkpoint.save(self.work.folder, self.state.step, tensors, self.optimizer, asdict(self.state))
         self._saved_at = self.state.seconds
         return {"event": "save", "step": self.state.step, "path": str(path)}
@@ -363,7 +394,7 @@ class Loop:
         if path is None:
             return False
         tensors, facts = checkpoint.load(path, self.optimizer)
-        self.work.host.load({k: v for k, v in tensors.items() if not k.startswith("best.")})
+        self.work.host.load({k: v for k, v in tensors.items() if not k.startswith("best.")}, training=True)
         self._best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
         known: Mapping[str, Any] = {k: v for k, v in facts.items() if k in State.__dataclass_fields__}
         self.state = State(**{**known, "stopped": ""})

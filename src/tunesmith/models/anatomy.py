@@ -51,6 +51,7 @@ class Site:
         inputs: size of the last dimension of what comes in (for an embedding: number of ids).
         outputs: size of the last dimension of what goes out.
         rows: the outputs of a fused module that belong to this site; None for all.
+        shared: what the sites of one technique have in common (`Adapter.share`), or None.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Site:
     inputs: int
     outputs: int
     rows: slice | None = None
+    shared: Any = None
 
     @property
     def kind(self) -> Literal["linear", "embedding", "norm"]:
