@@ -7,6 +7,7 @@ done with adapters in general is done here, once, for all of them.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from .errors import InputError, RunError
 from .models.anatomy import Anatomy, Site, Weight, untie
+from .models.reach import reach
 
 
 class Host(nn.Module):
@@ -35,7 +37,7 @@ class Host(nn.Module):
         self._attached: list[list[str]] = []
         self._sites: dict[str, Site] = {}
         self._stacks: dict[str, list[str]] = {}
-        self._hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
+        self._hooks: dict[str, list[Any]] = {}
         self._on = True
         self._watched: Tensor | bool = False
         self.train_only()
@@ -73,13 +75,13 @@ class Host(nn.Module):
     def _share(self, name: str, sites: list[Site], common: nn.Module | None) -> list[Site]:
         if common is None:
             return sites
-        weight = sites[0].module.weight
+        weight = next(sites[0].module.parameters())
         key = name + ("" if name not in self.shared else f"/{len(self.shared)}")
         self.shared[key] = common.to(device=weight.device, dtype=_at_least_single(weight.dtype))
         return [replace(site, shared=common) for site in sites]
 
     def _add(self, name: str, site: Site, adapter: nn.Module) -> str:
-        weight = site.module.weight
+        weight = next(site.module.parameters())
         adapter.to(device=weight.device, dtype=_at_least_single(weight.dtype))
         key = f"{site.name}.{name}".replace(".", "/")
         stack = self._stacks.setdefault(site.path, [])
@@ -88,14 +90,10 @@ class Host(nn.Module):
         self._sites[key] = site
         stack.append(key)
         if site.path not in self._hooks:
-            self._hooks[site.path] = site.module.register_forward_hook(self._hook(site.path))
+            self._hooks[site.path] = reach(
+                self.model, site, functools.partial(self._act, site.path), lambda: self._on
+            )
         return key
-
-    def _hook(self, path: str) -> Any:
-        def act(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            return self._act(path, inputs[0], output) if self._on else None
-
-        return act
 
     def _act(self, path: str, x: Tensor, y: Tensor) -> Tensor:
         for key in self._stacks[path]:
@@ -318,7 +316,8 @@ class Host(nn.Module):
             sites = [self._sites[key] for key in keys]
             untie(self.model, sites[0].module.weight)
             self._fold_one(path, sites[0].module)
-            self._hooks.pop(path).remove()
+            for handle in self._hooks.pop(path):
+                handle.remove()
         self.adapters, self.shared = nn.ModuleDict(), nn.ModuleDict()
         self._sites, self._stacks, self._attached = {}, {}, []
 

@@ -1,0 +1,175 @@
+"""How a site of each kind is reached: hooks that give an adapter its input and output, and take its new output."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from . import attention
+from .anatomy import Site
+
+Act = Callable[[Any, Tensor], Tensor]
+"""From a site's input and output to its new output."""
+
+Handles = list[Any]
+
+
+def reach(model: Any, site: Site, act: Act, on: Callable[[], bool]) -> Handles:
+    """Let ``act`` stand at a site whenever the model runs and ``on`` says so.
+
+    Args:
+        model: the Hugging Face model that the site belongs to.
+        site: the site.
+        act: gets the site's input and output, as `tunesmith.models.places` describes them; gives its new output.
+        on: whether anything attached acts at the moment.
+
+    Returns:
+        Handles whose ``remove`` takes the hooks away.
+
+    Raises:
+        InputError: the model has no such place.
+    """
+    if site.kind == "input":
+        return _Input(model, site, act, on).handles
+    if site.kind == "attention":
+        return [attention.extend(model, site.module, act, on, site.outputs)]
+    if site.kind == "heads":
+        return [site.module.register_forward_pre_hook(lambda m, a: (_kept(act, a[0], a[0]), *a[1:]) if on() else None)]
+    if site.kind == "sublayer":
+        return _sublayer(site, act, on)
+    if site.kind == "layer":
+        return [site.module.register_forward_hook(_layer(act, on), with_kwargs=True)]
+    return [site.module.register_forward_hook(lambda m, a, y: act(a[0], y) if on() else None)]
+
+
+def _kept(act: Act, x: Tensor, y: Tensor) -> Tensor:
+    """The new output in the type of the old one: the next module is frozen in it."""
+    return act(x, y).to(y.dtype)
+
+
+def _sublayer(site: Site, act: Act, on: Callable[[], bool]) -> Handles:
+    """Hold what goes in at the first module until the last one has its output."""
+    held: list[Tensor] = []
+
+    def enter(module: Any, inputs: tuple[Tensor, ...]) -> None:
+        held[:] = [inputs[0]]
+
+    def leave(module: Any, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor | None:
+        x = held.pop()
+        return _kept(act, x, y.reshape(*x.shape[:-1], -1)).reshape(y.shape) if on() else None
+
+    return [site.partner.register_forward_pre_hook(enter), site.module.register_forward_hook(leave)]
+
+
+def _layer(act: Act, on: Callable[[], bool]) -> Callable[..., Any]:
+    def leave(module: Any, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> Any:
+        if not on():
+            return None
+        x = inputs[0] if inputs else named["hidden_states"]
+        return (_kept(act, x, output[0]), *output[1:]) if isinstance(output, tuple) else _kept(act, x, output)
+
+    return leave
+
+
+class _Input:
+    """Virtual tokens in front of what the trunk reads; nothing outside the trunk ever sees them.
+
+    The trunk gets embeddings, a mask and positions that are longer by as many places, and its outputs are cut again:
+    labels, pooling and the places where the head acts stay right. The key-value cache holds the virtual tokens, so
+    that when a text is continued only mask and positions are changed. An encoder's outputs stay long where a decoder
+    looks at them; the decoder's view of the encoder's mask is lengthened instead.
+    """
+
+    def __init__(self, model: Any, site: Site, act: Act, on: Callable[[], bool]):
+        self.trunk, self.act, self.on = site.module, act, on
+        self.table = site.parts["embedding"].module
+        self.signature = inspect.signature(self.trunk.forward)
+        self.limit = getattr(model.config, "max_position_embeddings", None) if _learned(self.trunk) else None
+        self.extra = 0
+        self.began = False
+        self.handles = [self.trunk.register_forward_pre_hook(self._enter, with_kwargs=True)]
+        if site.partner is not None:
+            self.handles.append(site.partner.register_forward_pre_hook(self._look, with_kwargs=True))
+            return
+        self.handles.append(self.trunk.register_forward_hook(self._leave))
+        if (pooler := getattr(self.trunk, "pooler", None)) is not None:
+            self.handles.append(pooler.register_forward_pre_hook(lambda m, a: (self._cut(a[0]), *a[1:])))
+
+    def _enter(self, module: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if not self.on():
+            return None
+        given = self.signature.bind_partial(*inputs, **named).arguments
+        given |= given.pop("kwargs", {})
+        ids, cache = given.pop("input_ids", None), given.get("past_key_values")
+        if cache is not None and cache.get_seq_length():
+            self.began = False
+            self._continue(given)
+            return (), given | {"input_ids": ids}
+        y = given["inputs_embeds"] if ids is None else self.table(ids)
+        mask = given.get("attention_mask")
+        if mask is not None and mask.ndim != 2:
+            raise InputError(f"the attention mask has {mask.ndim} dimensions", expected="(rows, length)")
+        seen = torch.ones(y.shape[:2], dtype=torch.long, device=y.device) if mask is None else mask
+        new = self.act(seen, y).to(y.dtype)
+        self.extra = new.shape[1] - y.shape[1]
+        self.began = True
+        self._fits(new.shape[1])
+        return (), given | self._longer(given, self.extra) | {"inputs_embeds": new}
+
+    def _fits(self, length: int) -> None:
+        if self.limit is not None and length > self.limit:
+            raise InputError(
+                f"{length - self.extra} tokens and {self.extra} virtual ones", expected=f"at most {self.limit} together",
+                fix=f"set length.max to {self.limit - self.extra}",
+            )  # fmt: skip
+
+    def _longer(self, given: Mapping[str, Any], extra: int) -> dict[str, Tensor]:
+        """Mask, positions and kinds of token with the virtual ones in front."""
+        changed = {}
+        for name, fill in (("attention_mask", 1), ("token_type_ids", 0)):
+            if (old := given.get(name)) is not None:
+                changed[name] = torch.cat([old.new_full((len(old), extra), fill), old], dim=1)
+        if (old := given.get("position_ids")) is not None:
+            front = torch.arange(extra, device=old.device, dtype=old.dtype).expand(len(old), -1)
+            changed["position_ids"] = torch.cat([front, old + extra], dim=1)
+        return changed
+
+    def _continue(self, given: dict[str, Any]) -> None:
+        """A further token of a text whose virtual tokens lie in the cache."""
+        if (old := given.get("attention_mask")) is not None and old.ndim == 2:
+            given["attention_mask"] = torch.cat([old.new_ones(len(old), self.extra), old], dim=1)
+        if (old := given.get("position_ids")) is not None:
+            given["position_ids"] = old + self.extra
+
+    def _cut(self, hidden: Tensor) -> Tensor:
+        """Without the virtual tokens; a continued text has none of them."""
+        return hidden[:, self.extra :] if self.on() and self.began else hidden
+
+    def _leave(self, module: Any, inputs: Any, output: Any) -> Any:
+        if not self.on() or not self.extra or not self.began:
+            return None
+        if isinstance(output, tuple):
+            return (self._cut(output[0]), *output[1:])
+        output["last_hidden_state"] = self._cut(output["last_hidden_state"])
+        if output.get("hidden_states") is not None:
+            output["hidden_states"] = tuple(self._cut(h) for h in output["hidden_states"])
+        return output
+
+    def _look(self, module: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """A decoder's view of the encoder: its mask as long as what the encoder gave."""
+        mask, states = named.get("encoder_attention_mask"), named.get("encoder_hidden_states")
+        if not self.on() or mask is None or states is None or mask.shape[1] == states.shape[1]:
+            return None
+        front = mask.new_ones(len(mask), states.shape[1] - mask.shape[1])
+        return inputs, named | {"encoder_attention_mask": torch.cat([front, mask], dim=1)}
+
+
+def _learned(trunk: Any) -> bool:
+    """Whether positions are rows of a table, which has an end."""
+    tables = [n.lower() for n, m in trunk.named_modules() if isinstance(m, torch.nn.Embedding)]
+    return any(n.endswith(("position_embeddings", "wpe", "embed_positions")) for n in tables)
