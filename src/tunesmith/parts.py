@@ -184,7 +184,7 @@ def of_kind(kind: str) -> Mapping[str, Part]:
     value is a package that holds one file a part.
     """
     folder = Path(__file__).parent / KINDS[kind]
-    base = _classes(_parse(folder / "__init__.py"))
+    base = {k: v for file in sorted(folder.glob("_*.py")) for k, v in _classes(_parse(file)).items()}
     found = dict(_read_folder(kind, folder, f"{__package__}.{KINDS[kind]}", base))
     for entry in importlib.metadata.entry_points(group="tunesmith.parts"):
         spec = importlib.util.find_spec(entry.value) if entry.name.split(".")[0] == kind else None

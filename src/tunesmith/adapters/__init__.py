@@ -23,6 +23,8 @@ class Adapter(nn.Module):
         accepts: the kinds of site that it can act on: ``linear``, ``embedding``, ``norm``.
         rate: the learning rate that passed the recorded learning test; used where a recipe names none.
         peft: PEFT's name of the technique (``peft_type``) where PEFT has it, for export in its format.
+        peft_names: PEFT's names of its tensors, after the module's path.
+        peft_shared: PEFT's names of the tensors that it shares between sites.
         observes: micro-batches of training rows that it has to see before training (`observe`, `settle`); 0 for none.
         gradients: whether `observe` also wants the gradient of the loss.
         scratch: names of buffers that only training needs: a checkpoint holds them, what the run leaves does not.
@@ -38,6 +40,8 @@ class Adapter(nn.Module):
     accepts: ClassVar[tuple[str, ...]] = ("linear",)
     rate: ClassVar[float] = 1e-3
     peft: ClassVar[str] = ""
+    peft_names: ClassVar[dict[str, str]] = {}
+    peft_shared: ClassVar[dict[str, str]] = {}
     observes: ClassVar[int] = 0
     gradients: ClassVar[bool] = False
     scratch: ClassVar[tuple[str, ...]] = ()
@@ -49,6 +53,27 @@ class Adapter(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The site's new output, of the shape of ``y`` (..., outputs), from its input ``x`` (..., inputs)."""
         raise NotImplementedError
+
+    def to_peft(self) -> dict[str, Any]:
+        """The options of PEFT's configuration that say what this adapter is."""
+        return {}
+
+    def peft_tensors(self) -> dict[str, Tensor]:
+        """PEFT's name -> tensor, in the shape that PEFT has it in."""
+        return {theirs: getattr(self, own) for own, theirs in self.peft_names.items() if hasattr(self, own)}
+
+    @classmethod
+    def from_peft(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """The technique's own settings for a module of an adapter that PEFT saved.
+
+        Args:
+            config: PEFT's configuration.
+            tensors: the module's tensors by PEFT's names.
+
+        Raises:
+            InputError: a variant that this technique does not have.
+        """
+        return {}
 
     @classmethod
     def share(cls, sites: Sequence[Site], **settings: Any) -> nn.Module | None:

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from typing import Literal
+
+from ..models.anatomy import Site
+from ..settings import Count, Decay, Positive
+from ._low_rank import LowRank
+
+
+class RSLoRA(LowRank):
+    """Low-rank update scaled by ``alpha / sqrt(rank)``, so that high ranks learn as fast as low ones.
+
+    Source: Kalajdzievski 2023, arXiv:2312.03732, theorem 3.2.
+
+    Settings:
+        rank: higher than plain LoRA's, since more rank helps here.
+    """
+
+    rate = 5e-4
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        rank: Count = 32,
+        alpha: Positive = 16.0,
+        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/sqrt(rank)",
+        dropout: Decay = 0.0,
+    ):
+        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
