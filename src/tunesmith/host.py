@@ -37,6 +37,7 @@ class Host(nn.Module):
         self._attached: list[list[str]] = []
         self._sites: dict[str, Site] = {}
         self._stacks: dict[str, list[str]] = {}
+        self._members: dict[str, list[str]] = {}
         self._hooks: dict[str, list[Any]] = {}
         self._on = True
         self._watched: Tensor | bool = False
@@ -58,7 +59,7 @@ class Host(nn.Module):
             InputError: no site fits, or the adapter cannot act on one that was named.
         """
         kind = part.part.load()
-        sites = self.anatomy.select(part.settings["targets"], part.settings["layers"])
+        sites = self._where(part.settings["targets"], part.settings["layers"])
         for site in sites:
             if site.kind not in kind.accepts:
                 raise InputError(
@@ -71,6 +72,16 @@ class Host(nn.Module):
             keys = [self._add(part.name, site, part.build(site)) for site in sites]
         self._attached.append(keys)
         return [key.replace("/", ".") for key in keys]
+
+    def _where(self, roles: list[str], layers: Any) -> list[Site]:
+        """The sites that an adapter asks for; ``adapted`` is every one that has at least two adapters."""
+        if roles != ["adapted"]:
+            return self.anatomy.select(roles, layers)
+        several = [self._sites[keys[0]] for keys in self._stacks.values() if len(keys) > 1]
+        kept = [s for s in several if layers == "all" or s.layer in {n % self.anatomy.layers(s.stack) for n in layers}]
+        if not kept:
+            raise InputError("no site has two adapters to combine", fix="name those that are combined before it")
+        return kept
 
     def _share(self, name: str, sites: list[Site], common: nn.Module | None) -> list[Site]:
         if common is None:
@@ -85,15 +96,30 @@ class Host(nn.Module):
         adapter.to(device=weight.device, dtype=_at_least_single(weight.dtype))
         key = f"{site.name}.{name}".replace(".", "/")
         stack = self._stacks.setdefault(site.path, [])
-        key += "" if key not in self.adapters else f"/{sum(k.startswith(key) for k in stack)}"
+        key += "" if key not in self.adapters else f"/{sum(k.startswith(key) for k in self.adapters)}"
         self.adapters[key] = adapter
         self._sites[key] = site
+        if getattr(adapter, "composes", False):
+            self._compose(key, adapter, stack)
         stack.append(key)
         if site.path not in self._hooks:
             self._hooks[site.path] = reach(
                 self.model, site, functools.partial(self._act, site.path), lambda: self._on
             )
         return key
+
+    def _compose(self, key: str, adapter: Any, stack: list[str]) -> None:
+        """Hand an adapter those that stand on its site; from here on it alone calls them."""
+        if any(self._sites[k].rows != self._sites[key].rows for k in stack):
+            raise InputError(
+                f"{self._sites[key].path} has adapters on different parts of it",
+                expected="adapters of the same outputs to combine",
+            )
+        self._members[key], stack[:] = list(stack), []
+        adapter.members = [self.adapters[k] for k in self._members[key]]
+        if adapter.freezes:
+            for member in adapter.members:
+                member.requires_grad_(False)
 
     def _act(self, path: str, x: Tensor, y: Tensor) -> Tensor:
         for key in self._stacks[path]:
@@ -296,7 +322,7 @@ class Host(nn.Module):
         for key, adapter in self.adapters.items():
             if not adapter.folds:
                 return f"{type(adapter).__name__} is not an affine map of its site's input"
-            if self._sites[key].kind == "norm":
+            if self._sites[key].kind not in ("linear", "embedding"):
                 return f"{self._sites[key].path} has no matrix to fold into"
         return None
 
@@ -319,10 +345,11 @@ class Host(nn.Module):
             for handle in self._hooks.pop(path):
                 handle.remove()
         self.adapters, self.shared = nn.ModuleDict(), nn.ModuleDict()
-        self._sites, self._stacks, self._attached = {}, {}, []
+        self._sites, self._stacks, self._members, self._attached = {}, {}, {}, []
 
     def _fold_one(self, path: str, module: Any) -> None:
-        mine = [self.adapters[key] for key in self._stacks[path]]
+        members = [k for key in self._stacks[path] for k in self._members.get(key, ())]
+        mine = [self.adapters[key] for key in (*self._stacks[path], *members)]
         whole = (module, *mine, *self.shared.values())
         kinds = [(p, p.dtype) for m in whole for p in (*m.parameters(), *m.buffers())]
         training = [m.training for m in mine]

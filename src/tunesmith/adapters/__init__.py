@@ -20,7 +20,10 @@ class Adapter(nn.Module):
     Attributes:
         folds: whether the adapted site is an affine map of its input, so that the host can fold the adapter into
             the site's own weight. One that is not says ``folds = False``.
-        accepts: the kinds of site that it can act on: ``linear``, ``embedding``, ``norm``.
+        accepts: the kinds of site that it can act on: ``linear``, ``embedding``, ``norm``, or more than a module
+            (`tunesmith.models.places` says what ``x`` and ``y`` are there).
+        changes_at_birth: why the model differs from its base before any training; empty where it does not.
+        composes: whether it combines the adapters that its sites have already (`Composition`).
         rate: the learning rate that passed the recorded learning test; used where a recipe names none.
         peft: PEFT's name of the technique (``peft_type``) where PEFT has it, for export in its format.
         peft_names: PEFT's names of its tensors, after the module's path.
@@ -38,6 +41,8 @@ class Adapter(nn.Module):
     layers: Layers = "all"
     folds: ClassVar[bool] = True
     accepts: ClassVar[tuple[str, ...]] = ("linear",)
+    changes_at_birth: ClassVar[str] = ""
+    composes: ClassVar[bool] = False
     rate: ClassVar[float] = 1e-3
     peft: ClassVar[str] = ""
     peft_names: ClassVar[dict[str, str]] = {}

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..models.anatomy import Site
+from ..settings import Count
+from ._prompt import Prompt, Start, born, mean_of
+
+
+class PromptBank(Prompt):
+    """Prompt tuning out of a memory: each row gets the vectors that are nearest to it by inner product (SPT).
+
+    The row asks with its mean embedding. What is found is what is prepended, so the memory learns where it is used.
+
+    Source: Bari et al. 2022, arXiv:2212.10929, sec. 3.
+
+    Settings:
+        memories: vectors in the memory.
+        length: virtual tokens of a row.
+        start: where the vectors begin: embeddings of frequent words, or noise.
+    """
+
+    def __init__(self, site: Site, *, memories: Count = 200, length: Count = 20, start: Start = "vocabulary"):
+        super().__init__(site)
+        self.memory = nn.Parameter(born(site, max(memories, length), start))
+        self.length = length
+
+    def tokens(self, mask: Tensor, embeddings: Tensor) -> Tensor:
+        scores = mean_of(mask, embeddings) @ self.memory.detach().to(embeddings.dtype).T
+        return self.memory[scores.topk(self.length, dim=-1).indices]
