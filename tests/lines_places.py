@@ -48,19 +48,20 @@ def mlp(a) -> Tensor:
 def bank(x: Tensor, y: Tensor, a) -> Tensor:
     rows = []
     for mask, row in zip(x, y, strict=True):
-        question = row[mask.bool()].mean(0)
-        best = sorted(range(len(a.memory)), key=lambda i: -float(a.memory[i] @ question))[: a.length]
+        question = row[mask.bool()][:3].mean(0)
+        best = sorted(range(len(a.memory)), key=lambda i: -float(a.memory[i].detach() @ question))[: a.length]
         rows.append(torch.cat([a.memory[best], row]))
     return torch.stack(rows)
 
 
 def ept(x: Tensor, y: Tensor, a) -> Tensor:
     U = a.B @ a.A
-    y = y + torch.cat([U, torch.zeros(y.shape[1] - len(U), U.shape[1])]) if len(U) < y.shape[1] else y + U[: y.shape[1]]
+    own, y = y, y.clone()
+    y[:, :4] += U
     P = a.prompt + torch.softmax(a.prompt @ U.T / math.sqrt(U.shape[1]), -1) @ U
     rows = []
-    for mask, row in zip(x, y, strict=True):
-        g = torch.softmax(a.gate.weight @ row[mask.bool()].mean(0) + a.gate.bias, 0)
+    for mask, before, row in zip(x, own, y, strict=True):
+        g = torch.softmax(a.gate.weight @ before[mask.bool()][:2].mean(0) + a.gate.bias, 0)
         mixed = sum(g[s] * (P + (P @ a.down[s]).clamp(min=0) @ a.up[s]) for s in range(len(g)))
         rows.append(torch.cat([mixed, row]))
     return torch.stack(rows)
@@ -109,8 +110,8 @@ PLACE_LINES = {
     "prompt_tuning": ({"length": 3}, lambda x, y, a: in_front(a.prompt, y)),
     "scaled_prompt": ({"length": 3}, lambda x, y, a: in_front(torch.diag(a.scale[:, 0]) @ a.prompt, y)),
     "ptuning": ({"length": 3, "hidden": 5}, lambda x, y, a: in_front(mlp(a), y)),
-    "prompt_bank": ({"length": 2, "memories": 5}, bank),
-    "ept": ({"length": 3, "places": 4, "rank": 2, "spaces": 2, "size": 3}, ept),
+    "prompt_bank": ({"length": 2, "memories": 5, "asking": 3}, bank),
+    "ept": ({"length": 3, "places": 4, "rank": 2, "spaces": 2, "size": 3, "asking": 2}, ept),
     "cpt": ({"context": [7, 8, 9], "fixed": [2]}, lambda x, y, a: in_front(a.base + a.move, y)),
     "prefix_tuning": ({"length": 3, "hidden": 5}, prefix),
     "ptuningv2": ({"length": 3}, lambda x, y, a: torch.stack(a.prefix.split(a.site.outputs, 1))),

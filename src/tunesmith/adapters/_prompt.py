@@ -23,8 +23,11 @@ class Prompt(Adapter):
     rate = 1e-2
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        tokens = self.tokens(x, y[:, -x.shape[1] :])
-        return torch.cat([tokens.to(y.dtype).expand(len(y), -1, -1), y], dim=1)
+        front, own = y[:, : max(0, y.shape[1] - x.shape[1])], y[:, -x.shape[1] :]
+        if own.shape[1] < x.shape[1]:  # more of a text is written, and its virtual tokens lie in the cache
+            return self.changed(x, own)
+        tokens = self.tokens(x, own).to(y.dtype).expand(len(y), -1, -1)
+        return torch.cat([tokens, front, self.changed(x, own)], dim=1)
 
     def tokens(self, mask: Tensor, embeddings: Tensor) -> Tensor:
         """The virtual tokens: (length, width) for all rows or (rows, length, width).
@@ -34,6 +37,15 @@ class Prompt(Adapter):
             embeddings: (rows, places, width) of the row's own tokens.
         """
         raise NotImplementedError
+
+    def changed(self, mask: Tensor, embeddings: Tensor) -> Tensor:
+        """What becomes of the row's own embeddings; they stay, unless a technique says otherwise.
+
+        Args:
+            mask: (rows, places), 0 where a place is padding.
+            embeddings: (rows, last places, width); fewer than ``mask`` has where more of a text is written.
+        """
+        return embeddings
 
 
 def embedded(site: Site, ids: Tensor) -> Tensor:
@@ -50,7 +62,8 @@ def born(site: Site, length: int, start: Start) -> Tensor:
     return drawn if start == "vocabulary" else torch.randn_like(drawn) * drawn.std()
 
 
-def mean_of(mask: Tensor, embeddings: Tensor) -> Tensor:
-    """Each row's mean embedding (rows, width), without padding."""
-    weights = mask.unsqueeze(-1).to(embeddings.dtype)
+def beginning(mask: Tensor, embeddings: Tensor, tokens: int) -> Tensor:
+    """The mean embedding (rows, width) of each row's first tokens, without padding."""
+    chosen = mask.bool() & (mask.cumsum(1) <= tokens)
+    weights = chosen.unsqueeze(-1).to(embeddings.dtype)
     return (embeddings * weights).sum(1) / weights.sum(1).clamp(min=1)

@@ -5,14 +5,14 @@ from torch import Tensor, nn
 
 from ..models.anatomy import Site
 from ..settings import Count
-from ._prompt import Prompt, Start, born, mean_of
+from ._prompt import Prompt, Start, born, beginning
 
 
 class EPT(Prompt):
     """A short prompt beside a low-rank change of the input's embeddings, joined by attention and read in several spaces.
 
     With ``U = B A`` the change of the embeddings by place: the prompt becomes ``P + softmax(P U' / sqrt(d)) U``, is sent
-    through ``spaces`` bottlenecks, and these are mixed by a gate that looks at the row's mean embedding.
+    through ``spaces`` bottlenecks, and these are mixed by a gate that looks at the mean embedding of the row's first tokens.
 
     Source: Lan et al. 2024, arXiv:2405.11464, sec. 3; the low-rank part is DePT's (Shi and Lipani 2023,
     arXiv:2309.05173); widths of the spaces and the gate's input are ours.
@@ -23,6 +23,7 @@ class EPT(Prompt):
         places: places of a row whose embeddings change, from its first.
         spaces: number of spaces.
         size: width of each space.
+        asking: tokens of a row, from its first, that the gate sees.
         start: where the vectors begin: embeddings of frequent words, or noise.
     """
 
@@ -37,6 +38,7 @@ class EPT(Prompt):
         places: Count = 256,
         spaces: Count = 4,
         size: Count = 16,
+        asking: Count = 16,
         start: Start = "vocabulary",
     ):
         super().__init__(site)
@@ -47,15 +49,17 @@ class EPT(Prompt):
         self.down = nn.Parameter(torch.randn(spaces, width, size) * width**-0.5)
         self.up = nn.Parameter(torch.zeros(spaces, size, width))
         self.gate = nn.Linear(width, spaces)
+        self.asking = asking
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        reached = min(x.shape[1], len(self.B))
-        change = nn.functional.pad(self.B[:reached] @ self.A, (0, 0, y.shape[1] - x.shape[1], x.shape[1] - reached))
-        return super().forward(x, y + change.to(y.dtype))
+    def changed(self, mask: Tensor, embeddings: Tensor) -> Tensor:
+        place = (mask.cumsum(1) - 1)[:, -embeddings.shape[1] :].clamp(min=0)
+        inside = ((place < len(self.B)) & mask[:, -embeddings.shape[1] :].bool()).unsqueeze(-1)
+        change = (self.B @ self.A)[place.clamp(max=len(self.B) - 1)]
+        return embeddings + (change * inside).to(embeddings.dtype)
 
     def tokens(self, mask: Tensor, embeddings: Tensor) -> Tensor:
         keys = self.B @ self.A
         fused = self.prompt + (self.prompt @ keys.T * keys.shape[1] ** -0.5).softmax(-1) @ keys
         spaces = fused + torch.relu(fused @ self.down) @ self.up
-        gates = self.gate(mean_of(mask, embeddings)).softmax(-1)
+        gates = self.gate(beginning(mask, embeddings, self.asking)).softmax(-1)
         return torch.einsum("rs,slw->rlw", gates, spaces.to(gates.dtype))

@@ -90,7 +90,7 @@ def _joined(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, extra: Tensor, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Keys, values and mask with the extra ones in front, which every query sees."""
-    rows, heads, length, size = key.shape
+    rows, heads, length, _ = key.shape
     if mask is None and causal and query.shape[2] > 1:
         mask = torch.ones(query.shape[2], length, dtype=torch.bool, device=key.device).tril(length - query.shape[2])
         mask = mask[None, None]
@@ -98,5 +98,5 @@ def _joined(
         seen = mask.new_ones if mask.dtype == torch.bool else mask.new_zeros
         mask = torch.cat([seen(*mask.shape[:-1], extra.shape[-2]), mask[..., :length]], dim=-1)
     split = extra.to(key.dtype).unflatten(-1, (heads, -1)).transpose(-2, -3)
-    split = split.expand(2, rows, heads, *split.shape[-2:])
+    split = (split if split.ndim == 5 else split[:, None]).expand(2, rows, *split.shape[-3:])
     return torch.cat([split[0], key], 2), torch.cat([split[1], value], 2), mask

@@ -10,12 +10,15 @@ layer      the hidden states below a layer       the hidden states above it
 heads      the outputs of all heads, joined      the same (rows, length, heads * size)
 attention  queries (rows, heads, length, size)   keys and values that all queries see besides their own, none at
                                                  first: (2, 0, width), or (2, rows, 0, width) where rows differ
-input      the attention mask (rows, length)     embeddings (rows, length, width); what is added stands in front
+input      the attention mask (rows, length)     embeddings (rows, length, width); what is added stands in front.
+                                                 Fewer places than x has: more of a text is written, nothing is added
 =========  ====================================  ===================================================================
 """
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -44,7 +47,7 @@ def find(model: Any, sites: Sequence[Site], modules: Mapping[str, Any], trunk: s
             grouped.setdefault((site.stack, site.layer), {}).setdefault(site.role, site)
     heads = int(getattr(getattr(model, "config", None), "num_attention_heads", 1))
     found = [place for roles in grouped.values() for place in _of_layer(roles, modules, trunk, heads)]
-    return [*found, *_input(model, sites, modules, trunk)]
+    return [*found, *_input(model, sites, modules)]
 
 
 def _of_layer(roles: Mapping[str, Site], modules: Mapping[str, Any], trunk: str, heads: int) -> list[Site]:
@@ -80,16 +83,26 @@ def _place(
     )  # fmt: skip
 
 
-def _input(model: Any, sites: Sequence[Site], modules: Mapping[str, Any], trunk: str) -> list[Site]:
+def _input(model: Any, sites: Sequence[Site], modules: Mapping[str, Any]) -> list[Site]:
     """The sequence of embeddings that the trunk reads; of two stacks, the encoder's."""
     embedding = next((s for s in sites if s.role == "embedding"), None)
     if embedding is None:
         return []
     two = bool(getattr(model.config, "is_encoder_decoder", False))
-    owner = model.get_encoder() if two else modules[trunk]
+    owner = model.get_encoder() if two else _reader(embedding.path, sites, modules)
     stack = "encoder" if two else ""
     return [
         replace(embedding, name="input", path="input", role="input", stack=stack, place="input", module=owner,
                 inputs=embedding.outputs, outputs=embedding.outputs, parts={"embedding": embedding},
                 partner=model.get_decoder() if two else None)
     ]  # fmt: skip
+
+
+def _reader(table: str, sites: Sequence[Site], modules: Mapping[str, Any]) -> Any:
+    """The smallest module that holds both the table of embeddings and the layers, and can be given embeddings instead."""
+    layer = next((s.path for s in sites if s.layer is not None), table)
+    paths = zip(table.split("."), layer.split("."), strict=False)
+    common = [a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], paths)]
+    while common and "inputs_embeds" not in inspect.signature(modules[".".join(common)].forward).parameters:
+        common.pop()
+    return modules[".".join(common)]

@@ -81,7 +81,7 @@ class _Input:
 
     The trunk gets embeddings, a mask and positions that are longer by as many places, and its outputs are cut again:
     labels, pooling and the places where the head acts stay right. The key-value cache holds the virtual tokens, so
-    that when a text is continued only mask and positions are changed. An encoder's outputs stay long where a decoder
+    that none are added when a text is continued, and only mask and positions are changed. An encoder's outputs stay long where a decoder
     looks at them; the decoder's view of the encoder's mask is lengthened instead.
     """
 
@@ -106,20 +106,20 @@ class _Input:
         given = self.signature.bind_partial(*inputs, **named).arguments
         given |= given.pop("kwargs", {})
         ids, cache = given.pop("input_ids", None), given.get("past_key_values")
-        if cache is not None and cache.get_seq_length():
-            self.began = False
-            self._continue(given)
-            return (), given | {"input_ids": ids}
         y = given["inputs_embeds"] if ids is None else self.table(ids)
+        written = cache.get_seq_length() if cache is not None else 0
+        whole = y.shape[1] + (written - self.extra if written else 0)
         mask = given.get("attention_mask")
-        if mask is not None and mask.ndim != 2:
+        if mask is None:
+            mask = torch.ones(len(y), whole, dtype=torch.long, device=y.device)
+        elif mask.ndim != 2:
             raise InputError(f"the attention mask has {mask.ndim} dimensions", expected="(rows, length)")
-        seen = torch.ones(y.shape[:2], dtype=torch.long, device=y.device) if mask is None else mask
-        new = self.act(seen, y).to(y.dtype)
-        self.extra = new.shape[1] - y.shape[1]
-        self.began = True
-        self._fits(new.shape[1])
-        return (), given | self._longer(given, self.extra) | {"inputs_embeds": new}
+        new = self.act(mask, y).to(y.dtype)
+        if not written:
+            self.extra = new.shape[1] - y.shape[1]
+        self.began = not written
+        self._fits(whole + self.extra)
+        return (), given | self._longer(given) | {"inputs_embeds": new}
 
     def _fits(self, length: int) -> None:
         if self.limit is not None and length > self.limit:
@@ -128,23 +128,17 @@ class _Input:
                 fix=f"set length.max to {self.limit - self.extra}",
             )  # fmt: skip
 
-    def _longer(self, given: Mapping[str, Any], extra: int) -> dict[str, Tensor]:
-        """Mask, positions and kinds of token with the virtual ones in front."""
+    def _longer(self, given: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Mask, positions and kinds of token with the virtual ones in front, or behind them where more is written."""
         changed = {}
-        for name, fill in (("attention_mask", 1), ("token_type_ids", 0)):
-            if (old := given.get(name)) is not None:
-                changed[name] = torch.cat([old.new_full((len(old), extra), fill), old], dim=1)
+        if (old := given.get("attention_mask")) is not None:
+            changed["attention_mask"] = torch.cat([old.new_ones(len(old), self.extra), old], dim=1)
+        if (old := given.get("token_type_ids")) is not None and self.began:
+            changed["token_type_ids"] = torch.cat([old.new_zeros(len(old), self.extra), old], dim=1)
         if (old := given.get("position_ids")) is not None:
-            front = torch.arange(extra, device=old.device, dtype=old.dtype).expand(len(old), -1)
-            changed["position_ids"] = torch.cat([front, old + extra], dim=1)
+            front = torch.arange(self.extra if self.began else 0, device=old.device, dtype=old.dtype)
+            changed["position_ids"] = torch.cat([front.expand(len(old), -1), old + self.extra], dim=1)
         return changed
-
-    def _continue(self, given: dict[str, Any]) -> None:
-        """A further token of a text whose virtual tokens lie in the cache."""
-        if (old := given.get("attention_mask")) is not None and old.ndim == 2:
-            given["attention_mask"] = torch.cat([old.new_ones(len(old), self.extra), old], dim=1)
-        if (old := given.get("position_ids")) is not None:
-            given["position_ids"] = old + self.extra
 
     def _cut(self, hidden: Tensor) -> Tensor:
         """Without the virtual tokens; a continued text has none of them."""
