@@ -125,7 +125,9 @@ def test_bf16(name: str, family: str) -> None:
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5"])
 def test_all_places_stack(family: str) -> None:
-    host = hosted(family, "prompt_tuning", "prefix_tuning", "bottleneck", "reft", "lora", "prompt_tuning", "prefix_tuning")
+    host = hosted(
+        family, "prompt_tuning", "prefix_tuning", "bottleneck", "reft", "lora", "prompt_tuning", "prefix_tuning"
+    )
     host(**batch(family)).logits.square().mean().backward()
     assert all(p.grad is not None and p.grad.any() for p in host.trainable().values())
 
@@ -165,7 +167,9 @@ def test_a_decoder_sees_the_encoded_prompt() -> None:
 
 def test_too_many_virtual_tokens_are_refused_in_one_line() -> None:
     host = hosted("bert", "prompt_tuning", length=60)
-    with pytest.raises(InputError, match="7 tokens and 60 virtual ones; expected at most 64 together; set length.max to 4"):
+    with pytest.raises(
+        InputError, match="7 tokens and 60 virtual ones; expected at most 64 together; set length.max to 4"
+    ):
         host(**batch("bert"))
 
 

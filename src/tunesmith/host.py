@@ -103,9 +103,7 @@ class Host(nn.Module):
             self._compose(key, adapter, stack)
         stack.append(key)
         if site.path not in self._hooks:
-            self._hooks[site.path] = reach(
-                self.model, site, functools.partial(self._act, site.path), lambda: self._on
-            )
+            self._hooks[site.path] = reach(self.model, site, functools.partial(self._act, site.path), lambda: self._on)
         return key
 
     def _compose(self, key: str, adapter: Any, stack: list[str]) -> None:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..models.anatomy import Site
 from ..settings import Count
-from ._prompt import Prompt, Start, born, beginning
+from ._prompt import Prompt, Start, beginning, born
 
 
 class EPT(Prompt):

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from ..models.anatomy import Site
 from ..settings import Count
-from ._prompt import Prompt, Start, born, beginning
+from ._prompt import Prompt, Start, beginning, born
 
 
 class PromptBank(Prompt):

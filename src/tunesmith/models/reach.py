@@ -81,8 +81,8 @@ class _Input:
 
     The trunk gets embeddings, a mask and positions that are longer by as many places, and its outputs are cut again:
     labels, pooling and the places where the head acts stay right. The key-value cache holds the virtual tokens, so
-    that none are added when a text is continued, and only mask and positions are changed. An encoder's outputs stay long where a decoder
-    looks at them; the decoder's view of the encoder's mask is lengthened instead.
+    that none are added when a text is continued, and only mask and positions are changed. An encoder's outputs stay
+    long where a decoder looks at them; the decoder's view of the encoder's mask is lengthened instead.
     """
 
     def __init__(self, model: Any, site: Site, act: Act, on: Callable[[], bool]):
