@@ -45,12 +45,13 @@ class Host(nn.Module):
 
     # ------------------------------------------------------------------ attaching
 
-    def attach(self, part: Any, *, seed: int = 0) -> list[str]:
+    def attach(self, part: Any, *, seed: int = 0, begin: bool = True) -> list[str]:
         """Give an adapter to every site that its settings name; what was attached before stays below it.
 
         Args:
             part: a chosen adapter (`tunesmith.parts.Chosen`); its ``targets`` and ``layers`` say where.
             seed: every random number of the adapters' birth comes from it.
+            begin: let the adapters compute their start; not needed where a saved state is loaded next.
 
         Returns:
             The names of the new adapters.
@@ -69,7 +70,7 @@ class Host(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             sites = self._share(part.name, sites, kind.share(sites, **part.own))
-            keys = [self._add(part.name, site, part.build(site)) for site in sites]
+            keys = [self._add(part.name, site, part.build(site), begin) for site in sites]
         self._attached.append(keys)
         return [key.replace("/", ".") for key in keys]
 
@@ -91,7 +92,9 @@ class Host(nn.Module):
         self.shared[key] = common.to(device=weight.device, dtype=_at_least_single(weight.dtype))
         return [replace(site, shared=common) for site in sites]
 
-    def _add(self, name: str, site: Site, adapter: nn.Module) -> str:
+    def _add(self, name: str, site: Site, adapter: Any, begin: bool) -> str:
+        if begin:
+            adapter.begin()
         weight = next(site.module.parameters())
         adapter.to(device=weight.device, dtype=_at_least_single(weight.dtype))
         key = f"{site.name}.{name}".replace(".", "/")

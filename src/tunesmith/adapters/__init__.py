@@ -90,6 +90,9 @@ class Adapter(nn.Module):
         """
         return None
 
+    def begin(self) -> None:
+        """Compute a start from the site's weight; not called where a saved state follows, since it can take long."""
+
     def observe(self, x: Tensor, y: Tensor, gradient: Tensor | None) -> None:
         """See the site on one micro-batch before training, without the places that are padding.
 

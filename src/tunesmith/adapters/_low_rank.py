@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,16 +64,8 @@ class Anchored(LowRank):
     A0: Tensor
     B0: Tensor
 
-    def __init__(
-        self,
-        site: Site,
-        *,
-        rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
-    ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
+    def __init__(self, site: Site, *, rank: Count = 8, **low_rank: Any):
+        super().__init__(site, rank=rank, **low_rank)
         if rank > min(site.inputs, site.outputs):
             raise InputError(
                 f"rank {rank} is more than {site.name} has",

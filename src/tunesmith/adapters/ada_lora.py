@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +40,6 @@ class AdaLoRA(LowRank):
         site: Site,
         *,
         rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
         start: Positive = 1.5,
         orthogonality: NonNegative = 0.1,
         warm: Share = 0.1,
@@ -50,9 +47,10 @@ class AdaLoRA(LowRank):
         every: Count = 10,
         beta1: Decay = 0.85,
         beta2: Decay = 0.85,
+        **low_rank: Any,
     ):
         first = max(rank, round(start * rank))
-        super().__init__(site, rank=first, alpha=alpha, scaling=scaling, dropout=dropout)
+        super().__init__(site, rank=first, **low_rank)
         self.E = nn.Parameter(torch.zeros(first))
         nn.init.normal_(self.A, std=0.02)
         nn.init.normal_(self.B, std=0.02)
@@ -98,6 +96,9 @@ class AdaLoRA(LowRank):
             "init_r": len(self.E), "r": len(self.E), "target_r": self.rank, "lora_alpha": self.scale * len(self.E),
             "total_step": 100, "tinit": 10, "tfinal": 10,
         }  # fmt: skip
+
+    def peft_tensors(self) -> dict[str, Tensor]:
+        return {"lora_A": self.A, "lora_B": self.B, "lora_E": self.E[:, None]}
 
     @classmethod
     def from_peft(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:

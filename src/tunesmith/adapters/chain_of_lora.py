@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive
+from ..settings import Count, Positive
 from ._low_rank import LowRank
 
 
@@ -28,17 +28,8 @@ class ChainOfLoRA(LowRank):
     past_B: Tensor
     done: Tensor
 
-    def __init__(
-        self,
-        site: Site,
-        *,
-        rank: Count = 4,
-        alpha: Positive = 8.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
-        links: Count = 3,
-    ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
+    def __init__(self, site: Site, *, rank: Count = 4, alpha: Positive = 8.0, links: Count = 3, **low_rank: Any):
+        super().__init__(site, rank=rank, alpha=alpha, **low_rank)
         self.links = links
         self.register_buffer("past_A", self.A.new_zeros((links - 1) * rank, site.inputs))
         self.register_buffer("past_B", self.B.new_zeros(site.outputs, (links - 1) * rank))

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive
+from ..settings import Positive
 from ._low_rank import Anchored, dense
 
 
@@ -29,19 +29,16 @@ class CorDA(Anchored):
         self,
         site: Site,
         *,
-        rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
         mode: Literal["instruction", "knowledge"] = "instruction",
         damping: Positive = 0.01,
+        **low_rank: Any,
     ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
+        super().__init__(site, **low_rank)
         self.mode, self.damping = mode, damping
         self.moments: Tensor | None = None
 
     def observe(self, x: Tensor, y: Tensor, gradient: Tensor | None) -> None:
-        seen = x.double().T @ x.double() / len(x)
+        seen = x.double().T @ x.double()
         self.moments = seen if self.moments is None else self.moments + seen
 
     @classmethod

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive
 from ._low_rank import LowRank, dense
 
 
@@ -18,16 +17,8 @@ class DoRA(LowRank):
     rate = 1e-3
     peft_names = {"A": "lora_A.weight", "B": "lora_B.weight", "length": "lora_magnitude_vector"}  # noqa: RUF012
 
-    def __init__(
-        self,
-        site: Site,
-        *,
-        rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
-    ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
+    def __init__(self, site: Site, **low_rank: Any):
+        super().__init__(site, **low_rank)
         self.length = nn.Parameter(dense(site).norm(dim=1))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive
+from ..settings import Count
 from ._low_rank import LowRank, dense
 
 
@@ -31,21 +31,24 @@ class DSEE(LowRank):
         site: Site,
         *,
         rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
         entries: Count = 64,
         support: Literal["decomposed", "random"] = "decomposed",
+        **low_rank: Any,
     ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
-        size = site.inputs * site.outputs
-        if support == "random":
-            places = torch.randperm(size)[:entries]
+        super().__init__(site, rank=rank, **low_rank)
+        count = min(entries, site.inputs * site.outputs)
+        self.support = support
+        self.register_buffer("rows", torch.zeros(count, dtype=torch.long))
+        self.register_buffer("columns", torch.zeros(count, dtype=torch.long))
+        self.S = nn.Parameter(torch.zeros(count))
+
+    def begin(self) -> None:
+        if self.support == "random":
+            places = torch.randperm(self.site.inputs * self.site.outputs)[: len(self.S)]
         else:
-            places = _sparse_part(dense(site), rank, min(entries, size)).flatten().nonzero().squeeze(1)
-        self.register_buffer("rows", places // site.inputs)
-        self.register_buffer("columns", places % site.inputs)
-        self.S = nn.Parameter(torch.zeros(len(places)))
+            places = _sparse_part(dense(self.site), len(self.A), len(self.S)).flatten().nonzero().squeeze(1)
+        self.rows.copy_(places // self.site.inputs)
+        self.columns.copy_(places % self.site.inputs)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         added = super().forward(x, y)

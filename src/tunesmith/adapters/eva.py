@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive
+from ..settings import Count, Positive
 from . import _budget
 from ._low_rank import LowRank
 
@@ -32,13 +32,11 @@ class EVA(LowRank):
         site: Site,
         *,
         rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
         most: Positive = 2.0,
         directions: Literal["data", "random"] = "data",
+        **low_rank: Any,
     ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
+        super().__init__(site, rank=rank, **low_rank)
         self.most = min(site.inputs, max(rank, round(most * rank)))
         self.directions = directions
         self.moments: Tensor | None = None

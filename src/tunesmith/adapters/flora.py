@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive
+from ..settings import Count
 from ._low_rank import LowRank
 
 
@@ -23,17 +23,8 @@ class FLoRA(LowRank):
     rate = 2e-3
     peft_names = {}  # noqa: RUF012
 
-    def __init__(
-        self,
-        site: Site,
-        *,
-        rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
-        rank_out: Count | None = None,
-    ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
+    def __init__(self, site: Site, *, rank: Count = 8, rank_out: Count | None = None, **low_rank: Any):
+        super().__init__(site, rank=rank, **low_rank)
         del self.B
         self.U = nn.Parameter(torch.randn(site.outputs, rank_out or rank) * (rank_out or rank) ** -0.5)
         self.G = nn.Parameter(torch.zeros(rank_out or rank, rank))

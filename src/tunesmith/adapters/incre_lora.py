@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -42,9 +42,6 @@ class IncreLoRA(LowRank):
         site: Site,
         *,
         rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
         most: Positive = 2.0,
         together: Count = 4,
         warm: Share = 0.05,
@@ -52,10 +49,13 @@ class IncreLoRA(LowRank):
         orthogonality: NonNegative = 0.01,
         beta1: Decay = 0.85,
         beta2: Decay = 0.85,
+        **low_rank: Any,
     ):
-        super().__init__(site, rank=max(rank, round(most * rank)), alpha=alpha, scaling=scaling, dropout=dropout)
-        self.scale = alpha / (rank if scaling == "alpha/rank" else rank**0.5)
-        self.E = nn.Parameter(torch.full((len(self.A),), AHEAD))
+        super().__init__(site, rank=rank, **low_rank)
+        room = max(rank, round(most * rank))
+        self.A = nn.Parameter(torch.randn(room, site.inputs) * site.inputs**-0.5)
+        self.B = nn.Parameter(torch.zeros(site.outputs, room))
+        self.E = nn.Parameter(torch.full((room,), AHEAD))
         nn.init.ones_(self.E.data[:1])
         self.register_buffer("used", torch.ones((), dtype=torch.long))
         self.rank, self.together, self.orthogonality, self.betas = rank, together, orthogonality, (beta1, beta2)

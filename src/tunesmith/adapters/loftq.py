@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive
+from ..settings import Count
 from ._low_rank import Anchored, dense
 
 NF4 = (
@@ -30,22 +30,16 @@ class LoftQ(Anchored):
 
     rate = 5e-4
 
-    def __init__(
-        self,
-        site: Site,
-        *,
-        rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
-        iterations: Count = 5,
-        block: Count = 64,
-    ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
-        weight = dense(site)
+    def __init__(self, site: Site, *, iterations: Count = 5, block: Count = 64, **low_rank: Any):
+        super().__init__(site, **low_rank)
+        self.iterations, self.block = iterations, block
+
+    def begin(self) -> None:
+        rank, weight = len(self.A), dense(self.site)
         kept = torch.zeros_like(weight)
-        for _ in range(iterations):
-            U, s, V = torch.linalg.svd(weight - _quantised(weight - kept, block), full_matrices=False)
+        for _ in range(self.iterations):
+            lost = weight - _quantised(weight - kept, self.block)
+            U, s, V = torch.linalg.svd(lost, full_matrices=False)
             U, s, V = U[:, :rank], s[:rank], V[:rank]
             kept = U * s @ V
         self.start_from_product(U, s, V)

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive
+from ..settings import Positive
 from ._low_rank import LowRank
 
 
@@ -18,17 +18,8 @@ class LoRAPlus(LowRank):
 
     rate = 2e-4
 
-    def __init__(
-        self,
-        site: Site,
-        *,
-        rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
-        ratio: Positive = 16.0,
-    ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
+    def __init__(self, site: Site, *, ratio: Positive = 16.0, **low_rank: Any):
+        super().__init__(site, **low_rank)
         self.ratio = ratio
 
     def rates(self) -> dict[str, float]:

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive, Share
+from ..settings import Share
 from ._low_rank import LowRank
 
 
@@ -28,17 +28,8 @@ class LoRASP(LowRank):
     A_values: Tensor
     B_values: Tensor
 
-    def __init__(
-        self,
-        site: Site,
-        *,
-        rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
-        trained: Share = 0.5,
-    ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
+    def __init__(self, site: Site, *, trained: Share = 0.5, **low_rank: Any):
+        super().__init__(site, **low_rank)
         for name in "AB":
             whole = getattr(self, name).detach()
             delattr(self, name)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive
+from ..settings import Count
 from ._low_rank import LowRank
 
 
@@ -33,14 +33,12 @@ class MIP(LowRank):
         site: Site,
         *,
         rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
         hidden: Count = 16,
         encoding: Literal["angle", "raw"] = "angle",
         residual: bool = True,
+        **low_rank: Any,
     ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
+        super().__init__(site, rank=rank, **low_rank)
         self.rank = rank
         depth = (site.layer or 0) / max(1, site.shared.depth - 1)
         angle = depth * math.pi / 2

@@ -1,11 +1,7 @@
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
-from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive
 from ._low_rank import Anchored, dense
 
 
@@ -17,15 +13,6 @@ class OLoRA(Anchored):
 
     rate = 2e-4
 
-    def __init__(
-        self,
-        site: Site,
-        *,
-        rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
-    ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
-        Q, R = torch.linalg.qr(dense(site))
-        self.start_from(R[:rank], Q[:, :rank])
+    def begin(self) -> None:
+        Q, R = torch.linalg.qr(dense(self.site))
+        self.start_from(R[: len(self.A)], Q[:, : len(self.A)])

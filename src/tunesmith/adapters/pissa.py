@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import torch
 
 from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive, Whole
+from ..settings import Whole
 from ._low_rank import Anchored, dense
 
 
@@ -20,20 +20,15 @@ class PiSSA(Anchored):
 
     rate = 2e-4
 
-    def __init__(
-        self,
-        site: Site,
-        *,
-        rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
-        iterations: Whole = 0,
-    ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
-        if iterations:
-            U, s, V = torch.svd_lowrank(dense(site), rank, iterations)
+    def __init__(self, site: Site, *, iterations: Whole = 0, **low_rank: Any):
+        super().__init__(site, **low_rank)
+        self.iterations = iterations
+
+    def begin(self) -> None:
+        rank, weight = len(self.A), dense(self.site)
+        if self.iterations:
+            U, s, V = torch.svd_lowrank(weight, rank, self.iterations)
             V = V.T
         else:
-            U, s, V = torch.linalg.svd(dense(site), full_matrices=False)
+            U, s, V = torch.linalg.svd(weight, full_matrices=False)
         self.start_from_product(U[:, :rank], s[:rank], V[:rank])

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive, Share
+from ..settings import Decay, Share
 from . import _sensitivity
 from ._low_rank import LowRank
 
@@ -30,16 +30,13 @@ class RoseLoRA(LowRank):
         self,
         site: Site,
         *,
-        rank: Count = 8,
-        alpha: Positive = 16.0,
-        scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/rank",
-        dropout: Decay = 0.0,
         density: Share = 0.1,
         warm: Share = 0.1,
         hold: Share = 0.3,
         beta: Decay = 0.8,
+        **low_rank: Any,
     ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
+        super().__init__(site, **low_rank)
         self.density, self.warm, self.end, self.beta = density, warm, max(warm, 1 - hold), beta
         _sensitivity.track(self, "A", "B")
 

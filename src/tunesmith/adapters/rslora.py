@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from ..models.anatomy import Site
-from ..settings import Count, Decay, Positive
+from ..settings import Count
 from ._low_rank import LowRank
 
 
@@ -23,8 +23,7 @@ class RSLoRA(LowRank):
         site: Site,
         *,
         rank: Count = 32,
-        alpha: Positive = 16.0,
         scaling: Literal["alpha/rank", "alpha/sqrt(rank)"] = "alpha/sqrt(rank)",
-        dropout: Decay = 0.0,
+        **low_rank: Any,
     ):
-        super().__init__(site, rank=rank, alpha=alpha, scaling=scaling, dropout=dropout)
+        super().__init__(site, rank=rank, scaling=scaling, **low_rank)

@@ -45,7 +45,7 @@ def make_host(
     host = Host(loaded.model, loaded.fresh if trained is None else trained)
     host.to(device())
     for number, adapter in enumerate(recipe.adapter):
-        host.attach(adapter, seed=recipe.seed + number)
+        host.attach(adapter, seed=recipe.seed + number, begin=trained is None)
     host.train_only(recipe.mask.build() if recipe.mask and trained is None else None)
     if not host.trainable():
         raise InputError("nothing would train", expected="an adapter or a mask")
