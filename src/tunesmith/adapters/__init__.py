@@ -28,6 +28,7 @@ class Adapter(nn.Module):
         peft: PEFT's name of the technique (``peft_type``) where PEFT has it, for export in its format.
         peft_names: PEFT's names of its tensors, after the module's path.
         peft_shared: PEFT's names of the tensors that it shares between sites.
+        peft_prompts: PEFT's names of the techniques that it keeps as one matrix of virtual tokens and that this one reads.
         observes: micro-batches of training rows that it has to see before training (`observe`, `settle`); 0 for none.
         gradients: whether `observe` also wants the gradient of the loss.
         scratch: names of buffers that only training needs: a checkpoint holds them, what the run leaves does not.
@@ -47,6 +48,7 @@ class Adapter(nn.Module):
     peft: ClassVar[str] = ""
     peft_names: ClassVar[dict[str, str]] = {}
     peft_shared: ClassVar[dict[str, str]] = {}
+    peft_prompts: ClassVar[tuple[str, ...]] = ()
     observes: ClassVar[int] = 0
     gradients: ClassVar[bool] = False
     scratch: ClassVar[tuple[str, ...]] = ()
@@ -79,6 +81,10 @@ class Adapter(nn.Module):
             InputError: a variant that this technique does not have.
         """
         return {}
+
+    def peft_prompt(self) -> Tensor | None:
+        """This site's columns (length, columns) of the one matrix in which PEFT keeps all virtual tokens, if it does."""
+        return None
 
     @classmethod
     def share(cls, sites: Sequence[Site], **settings: Any) -> nn.Module | None:

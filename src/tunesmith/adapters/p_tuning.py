@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,5 +46,10 @@ class PTuning(Prompt):
         self.mlp = nn.Sequential(*inner, nn.Linear(sizes[-1][1], width))
 
     def tokens(self, mask: Tensor, embeddings: Tensor) -> Tensor:
-        hidden = self.prompt if self.lstm is None else self.lstm(self.prompt[None])[0][0]
-        return self.mlp(hidden)
+        return self.peft_prompt()
+
+    def peft_prompt(self) -> Tensor:
+        return self.mlp(self.prompt if self.lstm is None else self.lstm(self.prompt[None])[0][0])
+
+    def to_peft(self) -> dict[str, Any]:
+        return {"encoder_hidden_size": self.mlp[-1].in_features}

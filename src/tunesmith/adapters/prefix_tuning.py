@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ class PrefixTuning(Adapter):
     changes_at_birth = "every token attends to the prefix from the start"
     rate = 1e-2
     peft = "PREFIX_TUNING"
+    peft_names: ClassVar[dict[str, str]] = {"prefix": "prompt_embeddings"}
+    peft_prompts = ("PREFIX_TUNING",)
 
     def __init__(self, site: Site, *, length: Count = 20, hidden: Whole = 0):
         super().__init__(site)
@@ -39,7 +41,7 @@ class PrefixTuning(Adapter):
     def share(cls, sites: Sequence[Site], **settings: Any) -> nn.Module | None:
         return _Common(settings["length"], sites[0].outputs, settings["hidden"]) if settings["hidden"] else None
 
-    def made(self) -> Tensor:
+    def peft_prompt(self) -> Tensor:
         """Keys and values side by side: (length, 2 * width)."""
         if self.network is None:
             assert self.prefix is not None
@@ -47,7 +49,7 @@ class PrefixTuning(Adapter):
         return self.network(self.site.shared())
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        keys, values = self.made().to(y.dtype).chunk(2, dim=-1)
+        keys, values = self.peft_prompt().to(y.dtype).chunk(2, dim=-1)
         return torch.cat([y, torch.stack([keys, values])], dim=-2)
 
 

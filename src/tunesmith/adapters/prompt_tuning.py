@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from ..models.anatomy import Site
@@ -18,10 +20,15 @@ class PromptTuning(Prompt):
     """
 
     peft = "PROMPT_TUNING"
+    peft_names: ClassVar[dict[str, str]] = {"prompt": "prompt_embeddings"}
+    peft_prompts = ("PROMPT_TUNING", "P_TUNING")
 
     def __init__(self, site: Site, *, length: Count = 20, start: Start = "vocabulary"):
         super().__init__(site)
         self.prompt = nn.Parameter(born(site, length, start))
 
     def tokens(self, mask: Tensor, embeddings: Tensor) -> Tensor:
+        return self.prompt
+
+    def peft_prompt(self) -> Tensor:
         return self.prompt

@@ -54,7 +54,7 @@ class Site:
         rows: the outputs of a fused module that belong to this site; None for all.
         shared: what the sites of one technique have in common (`Adapter.share`), or None.
         place: for a site that is more than one module its kind (`tunesmith.models.places`); empty for a leaf.
-        partner: of such a site the other module: where a sub-layer begins, a network's decoder.
+        partner: of such a site the other module: where a sub-layer begins, what reads an attention's text, a network's decoder.
         parts: of such a site the leaves it consists of, by role within it.
         heads: of such a site the number of attention heads (of queries).
     """

@@ -1,8 +1,8 @@
 """Extra keys and values in front of those that an attention computes itself.
 
 Through transformers' own extension point: an attention function and its mask function registered under a name. Without
-extra keys it is scaled-dot-product attention unchanged, to the bit. The cache never holds the extra keys, and no
-position moves, so generation needs nothing more.
+extra keys it is scaled-dot-product attention unchanged, to the bit. The cache never holds the extra keys, so
+generation needs nothing more.
 """
 
 from __future__ import annotations

@@ -47,7 +47,9 @@ def find(model: Any, sites: Sequence[Site], modules: Mapping[str, Any], trunk: s
             grouped.setdefault((site.stack, site.layer), {}).setdefault(site.role, site)
     heads = int(getattr(getattr(model, "config", None), "num_attention_heads", 1))
     found = [place for roles in grouped.values() for place in _of_layer(roles, modules, trunk, heads)]
-    return [*found, *_input(model, sites, modules)]
+    return [replace(s, partner=_reader(sites, modules)) if s.place == "attention" else s for s in found] + _input(
+        model, sites, modules
+    )
 
 
 def _of_layer(roles: Mapping[str, Site], modules: Mapping[str, Any], trunk: str, heads: int) -> list[Site]:
@@ -89,7 +91,7 @@ def _input(model: Any, sites: Sequence[Site], modules: Mapping[str, Any]) -> lis
     if embedding is None:
         return []
     two = bool(getattr(model.config, "is_encoder_decoder", False))
-    owner = model.get_encoder() if two else _reader(embedding.path, sites, modules)
+    owner = model.get_encoder() if two else _reader(sites, modules)
     stack = "encoder" if two else ""
     return [
         replace(embedding, name="input", path="input", role="input", stack=stack, place="input", module=owner,
@@ -98,8 +100,9 @@ def _input(model: Any, sites: Sequence[Site], modules: Mapping[str, Any]) -> lis
     ]  # fmt: skip
 
 
-def _reader(table: str, sites: Sequence[Site], modules: Mapping[str, Any]) -> Any:
+def _reader(sites: Sequence[Site], modules: Mapping[str, Any]) -> Any:
     """The smallest module that holds both the table of embeddings and the layers, and can be given embeddings instead."""
+    table = next((s.path for s in sites if s.role == "embedding"), "")
     layer = next((s.path for s in sites if s.layer is not None), table)
     paths = zip(table.split("."), layer.split("."), strict=False)
     common = [a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], paths)]

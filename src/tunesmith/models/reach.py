@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,7 +38,7 @@ def reach(model: Any, site: Site, act: Act, on: Callable[[], bool]) -> Handles:
     if site.kind == "input":
         return _Input(model, site, act, on).handles
     if site.kind == "attention":
-        return [attention.extend(model, site.module, act, on, site.outputs)]
+        return [attention.extend(model, site.module, act, on, site.outputs), *_later(model, site, act, on)]
     if site.kind == "heads":
         return [site.module.register_forward_pre_hook(lambda m, a: (_kept(act, a[0], a[0]), *a[1:]) if on() else None)]
     if site.kind == "sublayer":
@@ -89,7 +90,7 @@ class _Input:
         self.trunk, self.act, self.on = site.module, act, on
         self.table = site.parts["embedding"].module
         self.signature = inspect.signature(self.trunk.forward)
-        self.limit = getattr(model.config, "max_position_embeddings", None) if _learned(self.trunk) else None
+        self.limit = _limit(model, self.trunk)
         self.extra = 0
         self.began = False
         self.handles = [self.trunk.register_forward_pre_hook(self._enter, with_kwargs=True)]
@@ -118,15 +119,8 @@ class _Input:
         if not written:
             self.extra = new.shape[1] - y.shape[1]
         self.began = not written
-        self._fits(whole + self.extra)
+        _fits(self.limit, whole, self.extra)
         return (), given | self._longer(given) | {"inputs_embeds": new}
-
-    def _fits(self, length: int) -> None:
-        if self.limit is not None and length > self.limit:
-            raise InputError(
-                f"{length - self.extra} tokens and {self.extra} virtual ones", expected=f"at most {self.limit} together",
-                fix=f"set length.max to {self.limit - self.extra}",
-            )  # fmt: skip
 
     def _longer(self, given: Mapping[str, Any]) -> dict[str, Tensor]:
         """Mask, positions and kinds of token with the virtual ones in front, or behind them where more is written."""
@@ -163,7 +157,47 @@ class _Input:
         return inputs, named | {"encoder_attention_mask": torch.cat([front, mask], dim=1)}
 
 
-def _learned(trunk: Any) -> bool:
-    """Whether positions are rows of a table, which has an end."""
+_MOVED: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _later(model: Any, site: Site, act: Act, on: Callable[[], bool]) -> Handles:
+    """Let the positions of a language model's text begin after its prefix, as they do where a cache holds the prefix."""
+    reader, limit = site.partner, _limit(model, site.partner)
+    signature = inspect.signature(reader.forward)
+    if not getattr(site.module, "is_causal", False) or "position_ids" not in signature.parameters or reader in _MOVED:
+        return []
+
+    def move(module: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if not on():
+            return None
+        given = signature.bind_partial(*inputs, **named).arguments
+        given |= given.pop("kwargs", {})
+        text = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
+        with torch.no_grad():
+            nothing = torch.zeros(2, 0, site.outputs, device=text.device)
+            extra = act(torch.zeros(1, site.heads, 1, site.inputs // site.heads, device=text.device), nothing).shape[-2]
+        cache = given.get("past_key_values")
+        before = cache.get_seq_length() if cache is not None else 0
+        _fits(limit, before + text.shape[1], extra)
+        old = given.get("position_ids")
+        if old is None:
+            old = torch.arange(before, before + text.shape[1], device=text.device)[None]
+        return (), given | {"position_ids": old + extra}
+
+    _MOVED.add(reader)
+    return [reader.register_forward_pre_hook(move, with_kwargs=True)]
+
+
+def _fits(limit: int | None, tokens: int, extra: int) -> None:
+    if limit is not None and tokens + extra > limit:
+        raise InputError(
+            f"{tokens} tokens and {extra} virtual ones", expected=f"at most {limit} together",
+            fix=f"set length.max to {limit - extra}",
+        )  # fmt: skip
+
+
+def _limit(model: Any, trunk: Any) -> int | None:
+    """The most positions that a model has, where they are rows of a table."""
     tables = [n.lower() for n, m in trunk.named_modules() if isinstance(m, torch.nn.Embedding)]
-    return any(n.endswith(("position_embeddings", "wpe", "embed_positions")) for n in tables)
+    learned = any(n.endswith(("position_embeddings", "wpe", "embed_positions")) for n in tables)
+    return getattr(model.config, "max_position_embeddings", None) if learned else None
