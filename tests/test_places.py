@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tiny import BOTH, CONFIGS, DECODERS, ENCODERS, VOCABULARY, batch, tiny
-from tunesmith import parts
+from tiny import BOTH, CONFIGS, DECODERS, batch, tiny
+from tunesmith import artefacts, parts
 from tunesmith.errors import InputError
 from tunesmith.host import Host
 
@@ -303,4 +304,66 @@ def test_wrong_numbers_of_weights_and_sizes_are_named() -> None:
             composed(name, **settings)(**batch("bert"))
 
 
-assert ENCODERS and VOCABULARY
+# ---------------------------------------------------------------------- adapters of earlier runs
+
+
+def saved(host: Host, folder: Path, head: str = "sequence-classification") -> Path:
+    artefacts.save_adapter(host, folder, base="b", revision=None, head=head)
+    return folder
+
+
+def begun(family: str, *wanted: tuple[str, dict[str, Any]]) -> Host:
+    host = Host(tiny(family)).eval()
+    for name, settings in wanted:
+        part = parts.find("adapter", name).choose({**SETTINGS.get(name, {}), **settings})
+        names = host.attach(part)
+        if settings.get("tuned"):
+            artefacts.begin(host, names, Path(settings["tuned"]))
+    return host
+
+
+def test_a_task_learns_above_a_language_that_stays_and_the_language_is_exchanged(tmp_path: Path) -> None:
+    """Base + language A (frozen) + task, then base + language B + task (Litschko et al. 2022, MAD-X)."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    for folder, seed in ((a, 1), (b, 2)):
+        folder.mkdir()
+        language = hosted("bert", "bottleneck")
+        torch.manual_seed(seed)
+        for parameter in language.adapters.parameters():
+            nn.init.normal_(parameter, std=0.3)
+        saved(language, folder)
+    host = begun("bert", ("bottleneck", {"tuned": str(a), "frozen": True}), ("bottleneck", {}))
+    alone = begun("bert", ("bottleneck", {"tuned": str(a)}))
+    with torch.no_grad():
+        assert torch.equal(host(**batch("bert")).logits, alone(**batch("bert")).logits)
+    assert host.trainable() and all(".bottleneck.1." in n for n in host.trainable())
+    with torch.no_grad():
+        for parameter in host.trainable().values():
+            nn.init.normal_(parameter, std=0.3)
+    (tmp_path / "task").mkdir()
+    task = saved(host, tmp_path / "task")
+    other = begun("bert", ("bottleneck", {"tuned": str(b)}), ("bottleneck", {"tuned": str(task)}))
+    states = host.state(), other.state(), begun("bert", ("bottleneck", {"tuned": str(b)})).state()
+    assert all(torch.equal(states[1][k], states[0 if ".1." in k.partition("dense")[2] else 2][k]) for k in states[1])
+
+
+@pytest.mark.parametrize("name", ["lora", "prompt_tuning", "prefix_tuning", "compacter"])
+def test_adapters_begin_where_an_earlier_run_ended(name: str, tmp_path: Path) -> None:
+    first = hosted("llama", name)
+    run = tmp_path / "run"
+    (run / "adapter").mkdir(parents=True)
+    saved(first, run / "adapter", "causal-lm")
+    second = begun("llama", (name, {"tuned": str(run)}))
+    assert all(torch.equal(t, second.state()[k]) for k, t in first.state().items())
+    twice = begun("llama", (name, {"tuned": str(run)}), (name, {"tuned": str(run)}))
+    assert len(twice.state()) == 2 * len(first.state())
+
+
+def test_what_cannot_be_begun_with_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no adapter"):
+        begun("bert", ("bottleneck", {"tuned": str(tmp_path)}))
+    saved(hosted("bert", "bottleneck"), tmp_path)
+    with pytest.raises(InputError, match=r"was saved as .* use the settings that it was made with"):
+        begun("bert", ("bottleneck", {"tuned": str(tmp_path), "size": 5}))
+    with pytest.raises(InputError, match="has no adapter.*lofit"):
+        begun("bert", ("lofit", {"tuned": str(tmp_path)}))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -72,6 +72,9 @@ class Host(nn.Module):
             sites = self._share(part.name, sites, kind.share(sites, **part.own))
             keys = [self._add(part.name, site, part.build(site), begin) for site in sites]
         self._attached.append(keys)
+        if part.settings["frozen"]:
+            for module in (*(self.adapters[key] for key in keys), *(s.shared for s in sites if s.shared is not None)):
+                module.requires_grad_(False)
         return [key.replace("/", ".") for key in keys]
 
     def _where(self, roles: list[str], layers: Any) -> list[Site]:
@@ -264,6 +267,11 @@ class Host(nn.Module):
     def name_of(self, adapter: nn.Module) -> str:
         """The name of an attached adapter, as it stands in the names of its tensors."""
         return next(key for key, value in self.adapters.items() if value is adapter).replace("/", ".")
+
+    def shared_by(self, names: Iterable[str]) -> list[str]:
+        """The names of what these adapters share."""
+        used = [self._sites[name.replace(".", "/")].shared for name in names]
+        return [key.replace("/", ".") for key, module in self.shared.items() if any(module is u for u in used)]
 
     def weights(self) -> dict[str, Weight]:
         """Name -> description of each of the model's own tensors that train."""

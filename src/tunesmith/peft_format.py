@@ -7,7 +7,7 @@ one low-rank matrix a module (`low_rank`) becomes plain LoRA, whichever techniqu
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def unpack(host: Host, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
         RunError: a module's tensors are missing.
     """
     if _PROMPT in saved:
-        return _unpack_prompt(host, saved[_PROMPT])
+        return _unpack_prompt(host, list(host.adapters.values()), saved[_PROMPT])
     own = {name: f"{_PREFIX}{w.name}" for name, w in host.weights().items()}
     state = {name: saved[theirs] for name, theirs in own.items() if theirs in saved}
     for path, members in host.by_module().items():
@@ -147,6 +147,18 @@ def unpack(host: Host, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = next(a.peft_shared for m in host.by_module().values() for site, a in m if site.shared is module)
         state |= {f"adapter.shared.{key.replace('/', '.')}.{o}": saved[f"base_model.{t}"] for o, t in names.items()}
     return state
+
+
+def named(host: Host, names: Iterable[str], saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The host's own names for what PEFT's format holds of some of its adapters, each alone on its module.
+
+    Raises:
+        RunError: a module's tensors are missing.
+    """
+    adapters: list[Any] = [host.adapters[name.replace(".", "/")] for name in names]
+    if _PROMPT in saved:
+        return _unpack_prompt(host, adapters, saved[_PROMPT])
+    return {k: t for a in adapters for k, t in _named(host, a.site.path, a.site, a, saved).items()}
 
 
 def _named(host: Host, path: str, site: Any, adapter: Any, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -296,8 +308,7 @@ def _pack_prompt(host: Host) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {_PROMPT: matrix.contiguous()}, config
 
 
-def _unpack_prompt(host: Host, matrix: Tensor) -> dict[str, Tensor]:
-    adapters: list[Any] = list(host.adapters.values())
+def _unpack_prompt(host: Host, adapters: list[Any], matrix: Tensor) -> dict[str, Tensor]:
     columns = matrix.chunk(len(adapters), dim=1)
     names = [f"adapter.{host.name_of(a)}.{next(iter(a.peft_names))}" for a in adapters]
     return dict(zip(names, columns, strict=True))
@@ -311,4 +322,4 @@ def _attach_prompt(host: Host, config: dict[str, Any], matrix: Tensor, folder: P
     host.attach(parts.find("adapter", name).choose({"length": len(matrix)}))
     if reason := _why_no_prompt(host):
         raise InputError(f"holds {kind}, which means something else here: {reason}", where=folder)
-    host.load({**host.state(), **_unpack_prompt(host, matrix)})
+    host.load({**host.state(), **_unpack_prompt(host, list(host.adapters.values()), matrix)})

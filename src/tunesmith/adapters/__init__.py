@@ -36,10 +36,14 @@ class Adapter(nn.Module):
     Settings:
         targets: roles of the sites that get an adapter; ``linear`` is every linear layer inside the layers.
         layers: indices of the layers that get one.
+        tuned: folder of an earlier run whose adapters of this technique these begin with; empty for new ones.
+        frozen: whether they stay as they began, for others that learn beside or above them.
     """
 
     targets: Roles = ["linear"]  # noqa: RUF012
     layers: Layers = "all"
+    tuned: str = ""
+    frozen: bool = False
     folds: ClassVar[bool] = True
     accepts: ClassVar[tuple[str, ...]] = ("linear",)
     changes_at_birth: ClassVar[str] = ""
