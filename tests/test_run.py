@@ -67,6 +67,12 @@ RUNS = [
     ("classify", "llama", {}), ("classify", "bert", {"mask": "everything"}), ("classify", "bert", {"mask": "biases"}),
     ("regress", "bert", {"mask": "head"}), ("chat", "llama", {"mask": "top_layers"}),
     ("classify", "bert", {"adapter": {"lora": {"rank": 2}}, "mask": "norms"}),
+    ("classify", "bert", {"adapter": [{"prefix_tuning": {"length": 3}}, {"bottleneck": {"size": 4, "parallel": True}}]}),
+    ("tag", "bert", {"adapter": {"prompt_tuning": {"length": 3}}}),
+    ("generate", "llama", {"adapter": {"prompt_tuning": {"length": 3}}}),
+    ("generate", "t5", {"adapter": [{"prompt_tuning": {"length": 3}}, {"prefix_tuning": {"length": 3}}]}),
+    ("chat", "llama", {"adapter": {"lofit": {"first": 0.5}}}),
+    ("lm", "llama", {"adapter": [{"reft": {"rank": 2}}, {"connected": {"size": 4}}]}),
 ]  # fmt: skip
 
 

@@ -119,14 +119,15 @@ def begin(host: Host, names: Sequence[str], folder: Path) -> None:
     saved = load_file(own)
     if own.name != OWN_FILE:
         saved = peft_format.named(host, names, saved)
-    here, found = host.state(), {}
+    here = host.state()
+    found: dict[str, Tensor] = {}
     prefixes = [f"adapter.{name}." for name in names] + [f"adapter.shared.{name}." for name in host.shared_by(names)]
     for name in (n for n in here for prefix in prefixes if n.startswith(prefix)):
         prefix = next(p for p in prefixes if name.startswith(p))
         first = re.sub(r"\.\d+\.$", ".", prefix) + name.removeprefix(prefix)
-        found[name] = saved.get(name, saved.get(first))
-        if found[name] is None:
+        if name not in saved and first not in saved:
             raise InputError(f"has no {first}", where=own, expected="an adapter of the same technique and targets")
+        found[name] = saved[name] if name in saved else saved[first]
     try:
         host.load({**here, **found})
     except RunError as error:

@@ -279,7 +279,8 @@ def _pattern(pattern: Mapping[str, float] | None, path: str, default: float) -> 
 
 def _why_no_prompt(host: Host) -> str | None:
     """The reason why PEFT's virtual tokens would not be ours, or None."""
-    config, sites = host.model.config, [a.site for a in host.adapters.values()]
+    config = host.model.config
+    sites: list[Any] = [a.site for a in host.adapters.values()]
     if len(host.techniques()) > 1:
         return "PEFT does not stack prompts"
     if config.is_encoder_decoder or not host.model.can_generate():

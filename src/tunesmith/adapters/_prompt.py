@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..models.anatomy import Site
+from ..settings import Start
 from . import Adapter
-
-Start = Literal["vocabulary", "random"]
 
 
 class Prompt(Adapter):

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from ..models.anatomy import Site
-from ..settings import Count
+from ..settings import Activation, Count
 from . import Adapter
-from ._activation import ACTIVATIONS, Activation
+from ._activation import ACTIVATIONS
 
 
 class Bottleneck(Adapter):

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from ..models.anatomy import Site
-from ..settings import Count
-from ._prompt import Prompt, Start, beginning, born
+from ..settings import Count, Start
+from ._prompt import Prompt, beginning, born
 
 
 class EPT(Prompt):

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..models.anatomy import Site
-from ..settings import Count
-from ._activation import ACTIVATIONS, Activation
+from ..settings import Activation, Count
+from ._activation import ACTIVATIONS
 from .bottleneck import Bottleneck
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..models.anatomy import Site
-from ..settings import Count
-from ._prompt import Prompt, Start, beginning, born
+from ..settings import Count, Start
+from ._prompt import Prompt, beginning, born
 
 
 class PromptBank(Prompt):

@@ -5,8 +5,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ..models.anatomy import Site
-from ..settings import Count
-from ._prompt import Prompt, Start, born
+from ..settings import Count, Start
+from ._prompt import Prompt, born
 
 
 class PromptTuning(Prompt):

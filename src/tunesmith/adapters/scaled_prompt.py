@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ..models.anatomy import Site
-from ..settings import Count
-from ._prompt import Prompt, Start, born
+from ..settings import Count, Start
+from ._prompt import Prompt, born
 
 
 class ScaledPrompt(Prompt):
