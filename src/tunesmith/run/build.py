@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from .. import artefacts
 from ..errors import InputError
 from ..host import Host
 from ..models.bases import BaseInfo, load
@@ -45,7 +47,9 @@ def make_host(
     host = Host(loaded.model, loaded.fresh if trained is None else trained)
     host.to(device())
     for number, adapter in enumerate(recipe.adapter):
-        host.attach(adapter, seed=recipe.seed + number, begin=trained is None)
+        names = host.attach(adapter, seed=recipe.seed + number, begin=trained is None)
+        if adapter.settings["tuned"] and trained is None:
+            artefacts.begin(host, names, Path(adapter.settings["tuned"]))
     host.train_only(recipe.mask.build() if recipe.mask and trained is None else None)
     if not host.count() and trained is None:
         raise InputError("nothing would train", expected="an adapter or a mask")
