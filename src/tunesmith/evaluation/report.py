@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import plots
+from .page import render
 from .wording import change, clock, interval, sentence
 
 __all__ = [
@@ -132,13 +133,8 @@ def render_html(report: Mapping[str, Any], *, title: str) -> str:
 
     It loads nothing and runs no script (its content policy forbids both), and follows the reader's light or dark scheme.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("report.html").render(
+    return render(
+        Path(__file__).parent / "templates" / "report.html",
         report=report,
         title=title,
         headings=headings(report),
