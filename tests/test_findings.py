@@ -75,7 +75,7 @@ def test_equal_noise_is_called_nothing() -> None:
 
 
 def test_what_a_new_split_adds_is_seen() -> None:
-    figures = noise.evaluation_noise(noisy(0.01, 0.002, split_noise=0.03)).figures
+    figures = noise.evaluation_noise(noisy(0.01, 0.002, split_noise=0.08)).figures
     assert figures["whole_over_seeds"].low > 1
     assert figures["whole_over_told"].low > 1, "more than seeds and bootstrap foretell"
     assert figures["rows_over_seeds"].value > 1
