@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tunesmith import recipe as recipes
 from tunesmith.claims.lab import Lab
 from tunesmith.compare.store import Store
 from tunesmith.compare.work import _nameless
 from tunesmith.data.rows import Rows
+from tunesmith.experiments import intruders
 from tunesmith.recipe import Recipe
 from tunesmith.storage import cache_home
 
@@ -69,3 +71,15 @@ def test_only_the_cache_is_left_out(home: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("TUNESMITH_HOME", str(home))
     inside = str(cache_home() / "rows" / "a.arrow")
     assert _nameless({"a": [inside, "packaged:trec", 3]}) == {"a": ["cache:/rows/a.arrow", "packaged:trec", 3]}
+
+
+def test_matrices_of_a_tuned_run_differ_from_the_bases_by_the_adapters_rank(recipe: Recipe, tmp_path: Path) -> None:
+    lab = Lab(Store(tmp_path), [0])
+    lora = recipe.updated({"adapter": {"lora": {"rank": 2}}, "optimizer": [{"adamw": {"lr": 0.1}}]})
+    matrices = intruders._matrices(lab.tuned(lora))
+    assert len(matrices) == 2 * 6
+    for base, tuned in matrices:
+        values = torch.linalg.svdvals((tuned - base).double())
+        assert values[1] > 1e-3 and values[2] < 1e-5 * values[0]
+    count, novelty, score = intruders._look(lab, lora, 0, 4, 0.9)
+    assert 0 <= count <= 4 and 0 < novelty < 1 and 0 <= score <= 1
