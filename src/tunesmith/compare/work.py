@@ -15,6 +15,7 @@ from typing import Any
 from .. import recipe as recipes
 from ..errors import TunesmithError
 from ..recipe import Recipe
+from ..storage import cache_home
 from .identity import Identities, Identity
 from .result import Result
 from .store import Store
@@ -89,11 +90,20 @@ def _result(prepared: Any, identity: Identity, answers: Any, texts: Any, cost: A
         found |= {n: m.value for n, m in scores(texts, names_for("text")).items()}
     about = {**environment(prepared), "commit": commit(), "date": time.strftime("%Y-%m-%d", time.gmtime())}
     about.pop("command")
-    base = prepared.base.name
     return Result(
-        identity.facts, prepared.recipe.to_dict(), prepared.task.name, base, names[0], found, answers, texts, cost,
-        health, about,
+        identity.facts, _nameless(prepared.recipe.to_dict()), prepared.task.name, _nameless(prepared.base.name), names[0],
+        found, answers, texts, cost, health, _nameless(about),
     )  # fmt: skip
+
+
+def _nameless(value: Any) -> Any:
+    """Without the place of this machine's cache, where rows in memory and models of a lab are kept."""
+    if isinstance(value, Mapping):
+        return {k: _nameless(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nameless(v) for v in value]
+    home = str(cache_home())
+    return f"cache:{value[len(home) :]}" if isinstance(value, str) and value.startswith(home) else value
 
 
 def commit() -> str | None:

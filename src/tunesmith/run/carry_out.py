@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +27,7 @@ from .. import __version__, artefacts
 from ..data.encode import collator
 from ..engine.loop import Budget, Loop, Work
 from ..engine.precision import pick
-from ..engine.predict import Reading, read
+from ..engine.predict import Reading, features, read
 from ..errors import InputError, Interrupted, RunError
 from ..evaluation.answers import Answers
 from ..host import Host
@@ -153,6 +154,13 @@ def untrained(recipe: Recipe, folder: Path) -> tuple[Prepared, dict[str, Answers
     prepared = prepare(on_disk(recipe))
     made = _begin(prepared, folder)
     return prepared, _before(made, _test_rows(prepared))["answers"]
+
+
+def untuned_features(prepared: Prepared, name: str) -> np.ndarray:
+    """The base's mean last hidden state of each encoded row of a split, shape (rows, hidden)."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = _begin(prepared, Path(folder))
+        return features(made.reading, prepared.encoded[name])
 
 
 # ---------------------------------------------------------------------- the folder
