@@ -57,7 +57,9 @@ def data_and_rank(
         "rows_over_rank": over_seeds([s[1] - s[0] for s in slopes], "", "slope of rows less slope of rank"),
         "rank_exponent": over_seeds([law.rank for law in laws], "", "exponent of rank in the law"),
         "rows_exponent": over_seeds([law.rows for law in laws], "", "exponent of rows in the law"),
-        "extrapolation": over_seeds([e[0] - e[2] for e in errors], "nats", "error of the law less that of the last loss"),
+        "extrapolation": over_seeds(
+            [e[0] - e[2] for e in errors], "nats", "error of the law less that of the last loss"
+        ),
         "rank_helps": over_seeds([e[0] - e[1] for e in errors], "nats", "error of the law less that without rank"),
     }
     series = {
