@@ -54,7 +54,7 @@ class Lab:
 
     def _job(self, recipe: Recipe) -> Job:
         parts = [c.name for c in (*recipe.adapter, *([recipe.mask] if recipe.mask else []))]
-        rows = str(recipe.rows.train).removeprefix("packaged:")
+        rows = Path(str(recipe.rows.train).removeprefix("packaged:")).name
         return Job(f"{rows} {' + '.join(parts)} seed {recipe.seed}", recipe, self._identities.of(recipe))
 
     def _take(self, identity: Identity) -> Result:

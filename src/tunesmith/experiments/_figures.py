@@ -10,8 +10,10 @@ from ..compare.statistics import Effect, combine
 from . import Figure
 
 
-def over_seeds(values: Sequence[float], unit: str = "", about: str = "") -> Figure:
-    """Mean of a figure's values, one a seed (or a task), with the t interval of the mean."""
+def over_seeds(values: Sequence[float] | np.ndarray, unit: str = "", about: str = "") -> Figure:
+    """Mean of a figure's values, one a seed (or a task), with the t interval of the mean; nan where there is none."""
+    if not len(values):
+        return Figure(math.nan, math.nan, math.nan, (), unit, about)
     found = combine(np.array(values, dtype=float), 0.0, 1)
     return Figure(found.value, found.low, found.high, [float(v) for v in values], unit, about)
 
@@ -19,8 +21,8 @@ def over_seeds(values: Sequence[float], unit: str = "", about: str = "") -> Figu
 def times_over_seeds(logs: Sequence[float], about: str = "") -> Figure:
     """Geometric mean of ratios, given as logarithms, with the t interval of the mean logarithm."""
     found = over_seeds(logs)
-    ends = (math.exp(v) for v in (found.value, found.low, found.high))
-    return Figure(*ends, [math.exp(v) for v in logs], "times", about)
+    low, high = math.exp(found.low), math.exp(found.high)
+    return Figure(math.exp(found.value), low, high, [math.exp(v) for v in logs], "times", about)
 
 
 def improvement(change: Effect, values: Sequence[float], unit: str = "", about: str = "") -> Figure:

@@ -15,7 +15,7 @@ def elasticity(
     task: str = "spam",
     rows: list[int] = [32, 96],  # noqa: B006
     against: list[int] = [8, 24],  # noqa: B006
-    held_out: int = 40,
+    held_out: int = 24,
     options: dict[str, Any] = {},  # noqa: B006
 ) -> Outcome:
     """How fast a language model that was taught something forgets it when it is taught the opposite.

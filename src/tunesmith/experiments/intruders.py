@@ -75,8 +75,8 @@ def _look(lab: Lab, recipe: Any, seed: int, top: int, threshold: float) -> tuple
     folder = lab.tuned(recipe.updated({"seed": seed}))
     nearest = np.array([_nearest(base, tuned, top) for base, tuned in _matrices(folder)])
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    score = report["scores"][report["metric"]]["tuned"]["value"]
-    return float((nearest < threshold).sum(1).mean()), float(1 - nearest.mean()), float(score)
+    score = float(report["tuned"][report["metric"]]["value"])
+    return float((nearest < threshold).sum(1).mean()), float(1 - nearest.mean()), score
 
 
 def _matrices(folder: Path) -> list[tuple[Tensor, Tensor]]:

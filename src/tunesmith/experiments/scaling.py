@@ -100,7 +100,7 @@ def _fit(size: np.ndarray, loss: np.ndarray, *, by_rank: bool = True) -> _Law:
 
     bounds = ([-20.0, -reach, 0.0, 0.0], [20.0, reach, 4.0, float(loss.min())])
     starts = [[np.log(loss.mean()), 0.0, b, share * loss.min()] for b in (0.2, 0.8) for share in (0.05, 0.6)]
-    fits = [least_squares(residual, s, bounds=bounds, loss="soft_l1", f_scale=0.05) for s in starts]
+    fits = [least_squares(residual, s, bounds=bounds, loss="soft_l1", f_scale=0.05, max_nfev=200) for s in starts]
     scale, rank, rows, floor = min(fits, key=lambda f: float(f.cost)).x
     return _Law(float(np.exp(scale) * centre[0] ** rank * centre[1] ** rows), float(rank), float(rows), float(floor))
 
