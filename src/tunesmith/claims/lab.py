@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,13 @@ class Lab:
         from ..run.carry_out import untuned_features
 
         return untuned_features(self.prepared(recipe), "train")
+
+    def untuned(self, recipe: Recipe) -> Any:
+        from ..run.carry_out import untuned
+
+        known = self.prepared(recipe)
+        filled = {"base": known.base.name, "length": known.recipe.length.model_dump()}
+        return untuned(replace(known, recipe=recipe.updated(filled)))
 
     def tuned(self, recipe: Recipe) -> Path:
         """Kept in the cache: weights are large, and can be made again."""

@@ -87,6 +87,9 @@ class Lab(Protocol):
     def features(self, recipe: Any) -> Any:
         """The untuned base's mean last hidden state of each encoded training row, shape (rows, hidden)."""
 
+    def untuned(self, recipe: Any) -> Any:
+        """The model as training begins, with its head and parts, and how rows are read (`tunesmith.engine.predict.Reading`)."""
+
     def tuned(self, recipe: Any) -> Path:
         """The folder of a finished run of this recipe, for what needs weights; carried out where it is missing."""
 

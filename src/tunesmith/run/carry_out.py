@@ -156,6 +156,12 @@ def untrained(recipe: Recipe, folder: Path) -> tuple[Prepared, dict[str, Answers
     return prepared, _before(made, _test_rows(prepared))["answers"]
 
 
+def untuned(prepared: Prepared) -> Reading:
+    """The model as training begins, and how rows are read."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _begin(prepared, Path(folder)).reading
+
+
 def untuned_features(prepared: Prepared, name: str) -> np.ndarray:
     """The base's mean last hidden state of each encoded row of a split, shape (rows, hidden)."""
     with tempfile.TemporaryDirectory() as folder:
