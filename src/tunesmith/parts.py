@@ -30,6 +30,7 @@ KINDS = {
     "gradient": "gradients",
     "optimizer": "optimizers",
     "schedule": "schedules",
+    "audit": "audits",
 }
 """Kind -> folder of this package."""
 

@@ -18,8 +18,8 @@ from ..storage import hash_json
 FORM = 1
 """Raised whenever the engine, and not a part, is changed so that the same recipe gives other figures."""
 
-_UNCOUNTED = ("save", "seed", "revision", "base")
-"""Options that change no figure (when checkpoints are written), or that stand elsewhere in the identity."""
+_UNCOUNTED = ("save", "audit", "seed", "revision", "base")
+"""Options that change no figure (when checkpoints are written, what is audited), or that stand elsewhere in the identity."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ _ROWS = ("base", "revision", "rows", "task", "length", "template", "checks", "pr
 
 def chosen_parts(recipe: Recipe) -> Iterator[Chosen]:
     """Every part of a recipe."""
-    for name in type(recipe).model_fields:
+    for name in type(recipe).model_fields.keys() - {"audit"}:
         value = getattr(recipe, name)
         yield from (v for v in (value if isinstance(value, list) else [value]) if isinstance(v, Chosen))
 
