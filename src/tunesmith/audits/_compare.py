@@ -62,6 +62,7 @@ def errors(task: Task, answers: Answers) -> np.ndarray:
     return np.array([not np.array_equal(r, p) for r, p in pairs], dtype=float)
 
 
-def lost(task: Task) -> str:
+def lost(task: Task, to: str) -> str:
     """The name of what a row loses when `errors` grows."""
-    return "loss_added" if task.name in TEXT else "error_added" if task.name == "regress" else "accuracy_lost"
+    kind = "loss_added" if task.name in TEXT else "error_added" if task.name == "regress" else "accuracy_lost"
+    return f"{kind}_by_{to}"

@@ -34,4 +34,4 @@ class Casing(Audit):
             plain = errors(pair.task, pair.answers(rows, tuned=tuned))
             turned = [errors(pair.task, pair.answers(v, tuned=tuned)) for v in variants]
             added.append(np.mean(turned, axis=0) - plain)
-        return [by_rows(pair, lost(pair.task), added[0], added[1])]
+        return [by_rows(pair, lost(pair.task, "casing"), added[0], added[1])]

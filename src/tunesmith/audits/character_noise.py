@@ -12,6 +12,8 @@ from ._texts import changed
 class CharacterNoise(Audit):
     """What typing mistakes cost: letters swapped, dropped, doubled or replaced in some words of held-out rows.
 
+    A model that is seldom right has little to lose: read the figure beside the scores.
+
     Source: Belinkov and Bisk 2018, arXiv:1711.02173.
 
     Settings:
@@ -32,7 +34,7 @@ class CharacterNoise(Audit):
             errors(pair.task, pair.answers(noisy, tuned=t)) - errors(pair.task, pair.answers(rows, tuned=t))
             for t in (False, True)
         ]
-        return [by_rows(pair, lost(pair.task), added[0], added[1])]
+        return [by_rows(pair, lost(pair.task, "noise"), added[0], added[1])]
 
     def mistyped(self, text: str, draw: random.Random) -> str:
         """The text with a mistake in some of its words; white space stays."""

@@ -36,7 +36,7 @@ class Forgetting(Audit):
     tasks: ClassVar[tuple[str, ...]] = (*ROWS, *TEXT)
 
     def __init__(
-        self, *, text: str | None = None, rows: Count = 150, tokens: Count = 128, words: Count = 40, fitted: Count = 300
+        self, *, text: str | None = None, rows: Count = 120, tokens: Count = 128, words: Count = 32, fitted: Count = 180
     ):
         self.text, self.rows, self.tokens, self.words, self.fitted = text, rows, tokens, words, fitted
 
@@ -87,19 +87,18 @@ class Forgetting(Audit):
 
 
 def _drift(x: np.ndarray, y: np.ndarray) -> Figure:
-    """One minus the linear CKA of two sets of vectors, as a function of the rows' weights."""
-    one, two = x @ x.T, y @ y.T
+    """One minus the linear CKA of two sets of vectors, as a function of the rows' weights.
 
-    def centred(gram: np.ndarray, share: np.ndarray) -> np.ndarray:
-        means = gram @ share
-        return np.asarray(gram - means[:, None] - means[None, :] + share @ means)
+    Only pairs of different rows count: a resample holds rows twice, and a row always agrees with itself.
+    """
+    one, two = (centred @ centred.T for centred in (x - x.mean(0), y - y.mean(0)))
+    for gram in (one, two):
+        np.fill_diagonal(gram, 0.0)
+    products = (one * two, one * one, two * two)
 
     def figure(weights: np.ndarray) -> np.ndarray:
-        found = []
-        for share in weights / weights.sum(1, keepdims=True):
-            a, b, both = centred(one, share), centred(two, share), np.outer(share, share)
-            below = np.sqrt((a * a * both).sum() * (b * b * both).sum())
-            found.append(1 - (a * b * both).sum() / below if below > 0 else 0.0)
-        return np.round(found, 6)
+        both, first, second = (((weights @ p) * weights).sum(1) for p in products)
+        below = np.sqrt(first * second)
+        return np.round(1 - np.divide(both, below, out=np.ones_like(both), where=below > 0), 6)
 
     return figure

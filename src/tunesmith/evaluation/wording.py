@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 PERCENT = frozenset(
-    {"accuracy", "macro_f1", "micro_f1", "span_f1", "token_macro_f1", "token_accuracy", "exact_match", "rouge_l",
-     "accuracy_lost", "accuracy_under_attack", "other_task_accuracy", "worst_group_error_rate", "group_gap_error_rate",
-     "format_kept", "stopped_by_itself", "refused_harmful", "refused_harmless"}
+    {
+        "accuracy", "macro_f1", "micro_f1", "span_f1", "token_macro_f1", "token_accuracy", "exact_match", "rouge_l",
+        "accuracy_lost_by_noise", "accuracy_lost_by_casing", "accuracy_under_attack", "other_task_accuracy",
+        "worst_group_error_rate", "group_gap_error_rate", "format_kept", "stopped_by_itself", "refused_harmful",
+        "refused_harmless",
+    }
 )  # fmt: skip
 """Metrics that are shares, and are shown in per cent."""
 

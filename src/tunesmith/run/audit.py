@@ -26,7 +26,6 @@ from ..host import Host
 from ..models.bases import load
 from ..parts import Chosen, of_kind
 from ..recipe import Recipe
-from ..storage import hash_json
 from .build import problem_of
 from .measure import PLAIN_BASE, PROBED_BASE, WRITERS, Probe, answers, probe_rows
 from .prepare import Prepared, group_of
@@ -73,9 +72,13 @@ class BaseAndTuned:
         tuned: how the tuned model reads rows.
         held_out: indices of the test rows that the report stands on.
         probe: the linear probe on the base, if it has been fitted; else it is fitted when first asked.
+        known: answers of base and tuned model on the held-out rows, where they have been had.
     """
 
-    def __init__(self, prepared: Prepared, tuned: Reading, held_out: np.ndarray, probe: Probe | None = None):
+    def __init__(
+        self, prepared: Prepared, tuned: Reading, held_out: np.ndarray, probe: Probe | None = None,
+        known: tuple[Answers, Answers] | None = None,
+    ):  # fmt: skip
         self.prepared, self.tuned = prepared, tuned
         self.task: Task = prepared.task
         self.architecture = prepared.base.architecture
@@ -85,13 +88,18 @@ class BaseAndTuned:
         self.base_name = PLAIN_BASE if self.task.name in WRITERS else PROBED_BASE
         self._held_out = held_out
         self._probe = probe
-        self._known: dict[str, Any] = {}
+        self._answered: dict[bool, list[tuple[dict[str, int], Answers]]] = {False: [], True: []}
+        if known:
+            rows = self.held_out()
+            keys = self._keys(rows, self._pieces(rows))
+            for is_tuned, said in zip((False, True), known, strict=True):
+                self._keep(is_tuned, keys, said)
 
     # ------------------------------------------------------------------ rows
 
     def held_out(self, count: int | None = None) -> list[Row]:
         """At most so many held-out rows; see `audits.Pair`."""
-        drawn = np.random.default_rng(self.seed).permutation(self._held_out)
+        drawn = self._held_out if count is None else np.random.default_rng(self.seed).permutation(self._held_out)
         return self._originals("test", drawn, count)
 
     def training(self, count: int) -> list[Row]:
@@ -130,21 +138,33 @@ class BaseAndTuned:
         return Probe(self.task, self._base, self.prepared.encoded["train"], self.prepared.recipe.rows.seed)
 
     def answers(self, rows: Sequence[Row], *, tuned: bool) -> Answers:
-        """What the model says of rows of the run's task."""
-        key = hash_json(["answers", tuned, repr(rows)])
-        if key not in self._known:
-            self._known[key] = self._answers(rows, tuned)
-        found: Answers = self._known[key]
-        return found
-
-    def _answers(self, rows: Sequence[Row], tuned: bool) -> Answers:
-        pieces = self.task.encode(rows, self.prepared.reader)
-        held = InMemory([p[:1] for p in pieces] if self.task.name == "lm" else pieces, rows)
+        """What the model says of rows of the run's task; rows that it has read before are not read again."""
+        pieces = self._pieces(rows)
+        keys = self._keys(rows, pieces)
+        for places, said in self._answered[tuned]:
+            if all(key in places for key in keys):
+                return _taken(said, [places[key] for key in keys])
+        held = InMemory(pieces, rows)
         every = np.arange(len(held))
         if not tuned and self.task.name not in WRITERS:
-            return self.probe.answers(self._base, held, every)
-        with self._model(tuned) as reading:
-            return answers(self.task, held, read(reading, held, every), every)
+            found = self.probe.answers(self._base, held, every)
+        else:
+            with self._model(tuned) as reading:
+                found = answers(self.task, held, read(reading, held, every), every)
+        self._keep(tuned, keys, found)
+        return found
+
+    def _pieces(self, rows: Sequence[Row]) -> list[list[Encoding]]:
+        pieces = self.task.encode(rows, self.prepared.reader)
+        return [p[:1] for p in pieces] if self.task.name == "lm" else pieces
+
+    def _keys(self, rows: Sequence[Row], pieces: Sequence[Sequence[Encoding]]) -> list[str]:
+        """What tells apart rows that the model reads differently: their ids and what is asked of them."""
+        asked = [self.task.target(row) if self.task.name == "tag" else None for row in rows]
+        return [repr(([(p.input_ids, p.labels) for p in row], a)) for row, a in zip(pieces, asked, strict=True)]
+
+    def _keep(self, tuned: bool, keys: list[str], said: Answers) -> None:
+        self._answered[tuned].append(({key: i for i, key in enumerate(keys)}, said))
 
     def features(self, texts: Sequence[str], *, tuned: bool) -> np.ndarray:
         """The mean last hidden state of each text."""
@@ -227,6 +247,18 @@ def _same_stem(one: str, two: str) -> bool:
     """Whether one word is the other with another ending: a form of the same word is no replacement."""
     short, long = sorted((one, two), key=len)
     return long.startswith(short[: max(3, len(short) - 2)])
+
+
+def _taken(said: Answers, places: list[int]) -> Answers:
+    """The answers at these places."""
+
+    def pick(values: Any) -> Any:
+        if isinstance(values, np.ndarray):
+            return values[places]
+        return [values[i] for i in places] if values is not None and len(values) else values
+
+    rows = ("references", "predictions", "probabilities", "loss", "units")
+    return dataclasses.replace(said, **{name: pick(getattr(said, name)) for name in rows})
 
 
 # ---------------------------------------------------------------------- the audits of a run

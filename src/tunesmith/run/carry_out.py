@@ -99,7 +99,7 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
     )
     write_report(report, prepared, folder)
     if prepared.recipe.audit:
-        pair = BaseAndTuned(prepared, made.reading, held_out, made.probe)
+        pair = BaseAndTuned(prepared, made.reading, held_out, made.probe, _known(before, after, prepared))
         report["audit"] = audit(pair, prepared.recipe.audit, lambda text: listen({"event": "note", "text": text}))
         write_report(report, prepared, folder)
     hear({"event": "done", "folder": str(folder)})
@@ -432,6 +432,13 @@ def _after(made: Trained, held_out: np.ndarray) -> dict[str, Any]:
     if len(written):
         found["texts"] = _texts(made, written)
     return found
+
+
+def _known(before: dict[str, Any], after: dict[str, Any], prepared: Prepared) -> tuple[Answers, Answers] | None:
+    """What base and tuned model have said of the held-out rows; of a plain text an audit reads another part."""
+    if prepared.task.name == "lm":
+        return None
+    return list(before["answers"].values())[-1], after["answers"]
 
 
 @torch.no_grad()
