@@ -86,7 +86,7 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
         log(event)
         listen(event)
 
-    held_out = test_rows(prepared)
+    held_out = held_out_rows(prepared)
     started = time.perf_counter()
     before = _before(made, held_out)
     work = _work(made)
@@ -147,7 +147,7 @@ def score(recipe: Recipe, folder: Path, *, listen: Listener) -> Scored:
     started = time.perf_counter()
     work = _work(made)
     _train(made, work, hear)
-    after = _after(made, test_rows(prepared))
+    after = _after(made, held_out_rows(prepared))
     state = made.host.state()
     stored = sum(t.numel() * t.element_size() for t in state.values())
     cost = {**_cost(made, time.perf_counter() - started), "stored_bytes": stored}
@@ -159,7 +159,7 @@ def untrained(recipe: Recipe, folder: Path) -> tuple[Prepared, dict[str, Answers
     """What the base and the baselines say of the held-out rows, the chief one last; see `score`."""
     prepared = prepare(on_disk(recipe))
     made = _begin(prepared, folder)
-    return prepared, _before(made, test_rows(prepared))["answers"]
+    return prepared, _before(made, held_out_rows(prepared))["answers"]
 
 
 # ---------------------------------------------------------------------- the folder
@@ -293,7 +293,7 @@ def _last_linear(host: Host) -> nn.Linear:
     return next(m for m in reversed(heads) if m.out_features == 1)
 
 
-def test_rows(prepared: Prepared) -> np.ndarray:
+def held_out_rows(prepared: Prepared) -> np.ndarray:
     """The test rows that the report stands on: all of them, or as many as the recipe says."""
     test = prepared.encoded["test"]
     limit = prepared.recipe.checks.rows or len(test)

@@ -32,7 +32,7 @@ from ..recipe import Recipe, override
 from ..recipe import read as read_recipe
 from ..storage import atomic_folder, write_json
 from .build import device, make_host
-from .carry_out import artefact_folder, check_same, prove, save_tokenizer, test_rows
+from .carry_out import artefact_folder, check_same, held_out_rows, prove, save_tokenizer
 from .measure import answers, tags_of
 from .prepare import prepare
 
@@ -268,7 +268,7 @@ class Run:
         )
         recipe = self.recipe.updated(asked)
         check_audits(recipe, prepared.task)
-        found = audit(BaseAndTuned(prepared, self.reading, test_rows(prepared)), recipe.audit)
+        found = audit(BaseAndTuned(prepared, self.reading, held_out_rows(prepared)), recipe.audit)
         write_json(self.folder / "audit.json", found)
         return found
 
