@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import tunesmith as ts
-from conftest import Command
 from tunesmith import parts, recipe
 from tunesmith.audits import Finding, Row
 from tunesmith.audits._prompts import FORMATS, HARMFUL, HARMLESS, refuses
 from tunesmith.audits._texts import changed
 from tunesmith.audits.character_noise import CharacterNoise
+from tunesmith.cli.commands import run as run_command
 from tunesmith.data import tasks
 from tunesmith.data.detect import detect
 from tunesmith.engine.predict import Reading
@@ -30,6 +30,8 @@ from tunesmith.run.audit import BaseAndTuned, audit, chosen_audits
 from tunesmith.run.carry_out import _begin, held_out_rows
 from tunesmith.run.measure import WRITERS
 from tunesmith.run.prepare import on_disk, prepare
+
+Say = Callable[..., tuple[int, str, str]]
 
 AUDITS = list(parts.of_kind("audit").values())
 NAMES = [part.name for part in AUDITS]
@@ -431,28 +433,38 @@ def test_a_run_reports_its_audits(bases: dict[str, Path], general: Path, tmp_pat
     assert {"loss", "format_spread", "format_kept"} <= check_audited(run).keys()
 
 
-def test_the_command_audits_a_finished_run(
-    command: Command, bases: dict[str, Path], rows_file: Path, general: Path
-) -> None:
-    tuned = command("tune", rows_file, "--base", bases["bert"], "--epochs", 1, "--name", "r", "--quiet", "--audit",
-                    "--set", f"audit.forgetting.text={general}", "--set", "audit.substitution.rows=5")  # fmt: skip
-    assert tuned.returncode == 0, tuned.stderr
-    assert "What tuning changed besides" in tuned.stdout and "not audited: refusal drift" in tuned.stdout
-    asked = command(
-        "audit", "runs/r", "--with", "calibration,forgetting", "--set", f"forgetting.text={general}", "--json"
-    )
-    assert asked.returncode == 0, asked.stderr
-    assert {f["audit"] for f in json.loads(asked.stdout)["findings"]} == {"calibration", "forgetting"}
-    wrong = command("audit", "runs/r", "--with", "calibraton")
-    assert wrong.returncode == 2 and "did you mean 'calibration'" in wrong.stderr
-    assert len(wrong.stderr.strip().splitlines()) == 1
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], _home: None) -> Say:
+    """Carries a command line out in this process: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = run_command([str(a) for a in arguments])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return call
+
+
+def test_the_command_audits_a_finished_run(say: Say, bases: dict[str, Path], rows_file: Path, general: Path) -> None:
+    code, out, err = say("tune", rows_file, "--base", bases["bert"], "--epochs", 1, "--name", "r", "--quiet", "--audit",
+                         "--set", f"audit.forgetting.text={general}", "--set", "audit.substitution.rows=5")  # fmt: skip
+    assert code == 0, err
+    assert "What tuning changed besides" in out and "not audited: refusal drift" in out
+    of_text = ("--set", f"forgetting.text={general}")
+    code, out, err = say("audit", "runs/r", "--with", "calibration,forgetting", *of_text, "--json")
+    assert code == 0, err
+    assert {f["audit"] for f in json.loads(out)["findings"]} == {"calibration", "forgetting"}
+    code, out, err = say("audit", "runs/r", "--with", "calibraton")
+    assert code == 2 and "did you mean 'calibration'" in err and len(err.strip().splitlines()) == 1
 
 
 def test_text_that_is_not_there_is_told_before_training(
-    command: Command, bases: dict[str, Path], rows_file: Path, tmp_path: Path
+    say: Say, bases: dict[str, Path], rows_file: Path, tmp_path: Path
 ) -> None:
-    done = command("tune", rows_file, "--base", bases["bert"], "--name", "r", "--set", "audit.forgetting.text=no.csv")
-    assert done.returncode == 2 and "audit.forgetting" in done.stderr and "no.csv" in done.stderr
+    code, _, err = say("tune", rows_file, "--base", bases["bert"], "--quiet", "--set", "audit.forgetting.text=no.csv")
+    assert code == 2 and "audit.forgetting" in err and "no.csv" in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
 
 
