@@ -31,6 +31,7 @@ KINDS = {
     "optimizer": "optimizers",
     "schedule": "schedules",
     "audit": "audits",
+    "experiment": "experiments",
 }
 """Kind -> folder of this package."""
 

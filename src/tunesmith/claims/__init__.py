@@ -1,0 +1,1 @@
+"""Claims of papers as experiments that anyone can run again."""

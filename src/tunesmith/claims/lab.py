@@ -1,0 +1,72 @@
+"""The lab: carries out what an experiment asks for, and keeps it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..compare import arena
+from ..compare.identity import Identities, Identity
+from ..compare.pool import Job, fill
+from ..compare.result import Result
+from ..compare.store import Store
+from ..recipe import Recipe
+from ..storage import cache_home
+
+
+class Lab:
+    """See `tunesmith.experiments.Lab`.
+
+    Args:
+        store: where results are kept.
+        seeds: the claim's seeds.
+        on: ``here`` or ``ray``.
+        workers: trainings at a time.
+        hear: gets a line for each result.
+    """
+
+    def __init__(
+        self, store: Store, seeds: Sequence[int], *, on: str = "here", workers: int = 1,
+        hear: Callable[[str], None] = lambda text: None,
+    ):  # fmt: skip
+        self.seeds = list(seeds)
+        self.say = hear
+        self.used: dict[str, Result] = {}
+        self._store, self._on, self._workers = store, on, workers
+        self._identities = Identities()
+
+    def recipe(self, task: str, technique: Mapping[str, Any], **changes: Any) -> Recipe:
+        where = arena.find(task)
+        return where.recipe({**arena.tuned_rate(where.family, technique), **technique}, **changes)
+
+    def results(self, *recipes: Recipe, seeds: Sequence[int] | None = None) -> list[list[Result]]:
+        chosen = self.seeds if seeds is None else list(seeds)
+        jobs = [[self._job(recipe.updated({"seed": s})) for s in chosen] for recipe in recipes]
+        fill(self._store, [j for several in jobs for j in several], on=self._on, workers=self._workers, hear=self.say)
+        return [[self._take(j.identity) for j in several] for several in jobs]
+
+    def _job(self, recipe: Recipe) -> Job:
+        parts = [c.name for c in (*recipe.adapter, *([recipe.mask] if recipe.mask else []))]
+        rows = str(recipe.rows.train).removeprefix("packaged:")
+        return Job(f"{rows} {' + '.join(parts)} seed {recipe.seed}", recipe, self._identities.of(recipe))
+
+    def _take(self, identity: Identity) -> Result:
+        result = self._store.get(identity)
+        assert result is not None, "the pool raises where a result is missing"
+        self.used[identity.fingerprint] = result
+        return result
+
+    def tuned(self, recipe: Recipe) -> Path:
+        """Kept in the cache: weights are large, and can be made again."""
+        from ..run.api import start
+
+        out = cache_home() / "lab"
+        name = self._identities.of(recipe).fingerprint
+        folder = out / name
+        if not (folder / "report.json").exists():
+            self.say(f"training {folder}")
+            shutil.rmtree(folder, ignore_errors=True)
+            start(recipe, out, name, listen=lambda event: None)
+        return folder
