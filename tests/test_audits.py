@@ -52,6 +52,8 @@ def rows_of(task: str, count: int = 120) -> list[dict[str, Any]]:
         match task:
             case "classify":
                 row |= {"text": f"the quick {word} number {i}", "label": label}
+            case "multi":
+                row |= {"text": f"the {word} {i}", "label": ["thing", label]}
             case "pair":
                 row |= {"sentence1": f"the {word} {i}", "sentence2": f"a {label} {i}", "label": i % 2}
             case "regress":
@@ -287,6 +289,28 @@ def _table(rows: list[dict[str, Any]]) -> Any:
     return read(rows)
 
 
+def test_sensitivity_is_that_of_the_paper() -> None:
+    """The index of two layouts, by hand: the mean over both answers of the distance a token after the other layout."""
+
+    class Told(Toy):
+        task = tasks.find("generate")({"prompt": "prompt", "completion": "completion"})
+
+        def __init__(self) -> None:
+            self.rows = [{"prompt": "a", "completion": "b"}] * 12
+
+        def write(self, prompts: Sequence[str], *, tuned: bool, tokens: int) -> list[tuple[str, bool]]:
+            return [("x" if prompt == "a" else "y", True) for prompt in prompts]
+
+        def answers(self, rows: Sequence[Row], *, tuned: bool) -> Answers:
+            loss = {(True, "x"): 1.0, (True, "y"): 5.0, (False, "x"): 4.0, (False, "y"): 3.0 if tuned else 5.0}
+            each = np.array([loss[r["prompt"] == "a", r["completion"]] for r in rows])
+            return Answers([""] * len(rows), loss=2 * each, units=np.full(len(rows), 2))
+
+    (found,) = built("prompt_sensitivity", formats=2, rows=6)(Told())
+    assert found.base == (abs(4 - 1) + abs(5 - 5)) / 2 and found.tuned == (abs(4 - 1) + abs(5 - 3)) / 2
+    assert found.verdict == "worse"
+
+
 def test_typing_mistakes_keep_most_of_a_text() -> None:
     noise, text = CharacterNoise(share=0.5), "seven quick brown foxes jump over nine lazy dogs today"
     found = noise.mistyped(text, random.Random(0))
@@ -308,7 +332,7 @@ def _home(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[None]:
 
 def at_birth(task: str, base: Path, folder: Path, **options: Any) -> BaseAndTuned:
     """A run before its first step: whatever is attached changes nothing yet."""
-    made = _begin(prepare(on_disk(recipe.make({"rows": {"train": rows_of(task)}, "base": str(base), "task": task,
+    made = _begin(prepare(on_disk(recipe.make({"rows": {"train": rows_of(task)}, "base": str(base), "task": {"multi": "classify"}.get(task, task),
                                                **options}))), folder)  # fmt: skip
     return BaseAndTuned(made.prepared, made.reading, held_out_rows(made.prepared))
 
@@ -318,7 +342,7 @@ def small(general: Path) -> list[Any]:
     given: dict[str, dict[str, Any]] = {
         "forgetting": {"text": str(general), "rows": 30, "fitted": 40}, "group_gaps": {"column": "place", "least": 4},
         "format_drift": {"tokens": 4}, "refusal_drift": {"tokens": 4}, "format_spread": {"rows": 4, "formats": 3},
-        "substitution": {"rows": 8},
+        "substitution": {"rows": 8}, "prompt_sensitivity": {"rows": 4, "formats": 2, "tokens": 3},
     }  # fmt: skip
     return [part.choose(given.get(part.name, {})) for part in AUDITS]
 
@@ -343,11 +367,13 @@ def test_a_language_model_at_birth_is_its_base(
 
 
 @pytest.mark.usefixtures("_home")
-@pytest.mark.parametrize("options", [{}, {"mask": "everything"}], ids=["lora", "everything"])
-def test_an_encoder_at_birth_has_forgotten_nothing(
-    options: dict[str, Any], bases: dict[str, Path], general: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "family,options", [("bert", {}), ("bert", {"mask": "everything"}), ("llama", {}), ("t5", {"mask": "everything"})]
+)
+def test_a_classifier_at_birth_has_forgotten_nothing(
+    family: str, options: dict[str, Any], bases: dict[str, Path], general: Path, tmp_path: Path
 ) -> None:
-    pair = at_birth("classify", bases["bert"], tmp_path, **options)
+    pair = at_birth("classify", bases[family], tmp_path, **options)
     for finding in built("forgetting", text=str(general), rows=30, fitted=40)(pair):
         assert finding.change.value == 0 and finding.verdict == SAME, finding
 
@@ -394,7 +420,7 @@ def test_answers_are_kept_and_are_those_of_a_fresh_reading(bases: dict[str, Path
 
 
 @pytest.mark.usefixtures("_home")
-@pytest.mark.parametrize("task", ["pair", "regress", "tag"])
+@pytest.mark.parametrize("task", ["pair", "regress", "tag", "multi"])
 def test_the_other_tasks_have_answers_too(task: str, bases: dict[str, Path], general: Path, tmp_path: Path) -> None:
     """Finite, the same when asked again, and left out only where an audit says so."""
     folders = (tmp_path / "a", tmp_path / "b")

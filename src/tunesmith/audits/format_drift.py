@@ -16,7 +16,7 @@ class FormatDrift(Audit):
     Short prompts that ask for a form (one word, a number, yes or no, a list, JSON, one sentence) are answered by base
     and tuned model. A simple rule says of each answer whether it keeps to the form, whatever it says.
 
-    Source: Wang et al. 2023, arXiv:2211.00635 (ProMoT: format specialisation).
+    Source: Wang et al. 2022, arXiv:2211.00635 (ProMoT: format specialisation).
 
     Settings:
         tokens: most tokens of an answer.

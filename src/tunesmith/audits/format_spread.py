@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import random
 from itertools import product
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..evaluation.metrics import Figure
 from ..settings import Count
-from . import Audit, Finding, Pair
+from . import Audit, Finding, Pair, Row
 from ._compare import by_figure
 from ._texts import changed
 
@@ -41,11 +41,17 @@ class FormatSpread(Audit):
         frames = _layouts(self.formats, pair.seed)
         spreads = []
         for tuned in (False, True):
-            said = [
-                pair.answers([changed(pair.task, row, frame.__mod__) for row in rows], tuned=tuned) for frame in frames
-            ]
+            said = [pair.answers([_laid_out(pair, row, frame) for row in rows], tuned=tuned) for frame in frames]
             spreads.append(_spread(np.array([a.loss for a in said]), np.array([a.units for a in said])))
         return [by_figure(pair, "format_spread", spreads[0], spreads[1], len(rows))]
+
+
+def _laid_out(pair: Pair, row: Row, frame: str) -> dict[str, Any]:
+    """The row with its prompt, or all that the user says, in this layout; a separate input stays as it is."""
+    if pair.task.name == "chat":
+        return changed(pair.task, row, frame.__mod__)
+    column = pair.task.columns["prompt"]
+    return {**row, column: frame % row[column]}
 
 
 def _layouts(count: int, seed: int) -> list[str]:

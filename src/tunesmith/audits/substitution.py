@@ -14,10 +14,10 @@ from ._compare import by_rows
 class Substitution(Audit):
     """How few words turn an answer: a greedy attack that replaces the words that matter most by their neighbours.
 
-    The words of a row are ranked by how much its right answer loses when each is left out, and replaced one after the
-    other by that neighbour in the base's own embedding table that hurts most, until the answer is wrong. Base and tuned
-    model are attacked apart, with the same words to choose from. Neighbours are not always synonyms, so the figure
-    compares the two models; it does not say how robust one is by itself.
+    The words of a row (of a pair: of its first text) are ranked by how much its right answer loses when each is left
+    out, and replaced one after the other by that neighbour in the base's own embedding table that hurts most, until the
+    answer is wrong. Base and tuned model are attacked apart, with the same words to choose from. Neighbours are not always
+    synonyms, so the figure compares the two models; it does not say how robust one is by itself.
 
     Source: Jin et al. 2019, arXiv:1907.11932, alg. 1, without its sentence encoder.
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..audits import Row
+from ..audits._texts import asked
 from ..data.encode import collator
 from ..data.rows import read as read_rows
 from ..data.tasks import Encoding, Task
@@ -160,8 +161,8 @@ class BaseAndTuned:
 
     def _keys(self, rows: Sequence[Row], pieces: Sequence[Sequence[Encoding]]) -> list[str]:
         """What tells apart rows that the model reads differently: their ids and what is asked of them."""
-        asked = [self.task.target(row) if self.task.name == "tag" else None for row in rows]
-        return [repr(([(p.input_ids, p.labels) for p in row], a)) for row, a in zip(pieces, asked, strict=True)]
+        truth = [self.task.target(row) if self.task.name == "tag" else None for row in rows]
+        return [repr(([(p.input_ids, p.labels) for p in row], a)) for row, a in zip(pieces, truth, strict=True)]
 
     def _keep(self, tuned: bool, keys: list[str], said: Answers) -> None:
         self._answered[tuned].append(({key: i for i, key in enumerate(keys)}, said))
@@ -192,19 +193,10 @@ class BaseAndTuned:
         """What a language model writes after each prompt, and whether it stopped by itself."""
         task: Any = self.task
         reader = self.prepared.reader
-        asked = [reader.shorten(task.prompt_ids(self._asked(p), reader), reader.max_length) for p in prompts]
+        ids = [reader.shorten(task.prompt_ids(asked(task, p), reader), reader.max_length) for p in prompts]
         with self._model(tuned) as model:
-            made = generate(
-                model.host, asked, reader.tokenizer, sampling=Sampling(max_tokens=tokens), dtype=model.dtype
-            )
+            made = generate(model.host, ids, reader.tokenizer, sampling=Sampling(max_tokens=tokens), dtype=model.dtype)
             return [(reader.tokenizer.decode(w.ids, skip_special_tokens=True).strip(), w.stopped) for w in made]
-
-    def _asked(self, prompt: str) -> dict[str, Any]:
-        """A row of the task that asks this and nothing else."""
-        columns = self.task.columns
-        if self.task.name == "chat":
-            return {columns["messages"]: [{"role": "user", "content": prompt}]}
-        return {column: prompt if role == "prompt" else None for role, column in columns.items()}
 
     # ------------------------------------------------------------------ words
 
@@ -275,7 +267,7 @@ def check_audits(recipe: Recipe, task: Task) -> None:
         if audit.applies(task):
             for source in audit.reads(str(recipe.rows.train)):
                 try:
-                    read_rows(source)
+                    read_rows(source).column("text")
                 except InputError as error:
                     fix = f"name others with audit.{chosen.name}.text, or leave the audit out"
                     raise InputError(str(error), where=f"audit.{chosen.name}", fix=fix) from None
@@ -309,12 +301,12 @@ def audit(pair: BaseAndTuned, audits: Sequence[Chosen], say: Any = lambda text: 
     """
     found: dict[str, Any] = {"findings": [], "left_out": {}, "seconds": {}}
     for chosen in audits:
-        asked = chosen.build()
-        if reason := asked.lacks(pair):
+        asking = chosen.build()
+        if reason := asking.lacks(pair):
             found["left_out"][chosen.name] = reason
             continue
         started = time.perf_counter()
-        findings = asked(pair)
+        findings = asking(pair)
         found["findings"] += [{"audit": chosen.name, **finding.to_dict()} for finding in findings]
         found["seconds"][chosen.name] = round(time.perf_counter() - started, 2)
         say(f"audit {chosen.name}: {found['seconds'][chosen.name]:.1f} s")
