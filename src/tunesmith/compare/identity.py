@@ -77,7 +77,7 @@ _ROWS = ("base", "revision", "rows", "task", "length", "template", "checks", "pr
 
 def chosen_parts(recipe: Recipe) -> Iterator[Chosen]:
     """Every part of a recipe."""
-    for name in type(recipe).model_fields.keys() - {"audit"}:
+    for name in (n for n in type(recipe).model_fields if n != "audit"):
         value = getattr(recipe, name)
         yield from (v for v in (value if isinstance(value, list) else [value]) if isinstance(v, Chosen))
 
