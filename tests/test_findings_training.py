@@ -280,7 +280,7 @@ class Sides(PlantedLab):
         super().__init__(lambda recipe, seed: None, seeds=range(3))
 
     def prepared(self, recipe: Asked) -> Any:
-        table = [{"text": f"text {i}", "label": "no yes".split()[i % 2]} for i in range(80)]
+        table = [{"text": f"text {i}", "label": ["no", "yes"][i % 2]} for i in range(80)]
         halves = {"train": np.arange(40), "test": np.arange(40, 80)}
         parted = SimpleNamespace(indices=halves, tables={"train": table, "test": table})
         task = SimpleNamespace(columns={"text": "text", "label": "label"}, labels=["no", "yes"])
