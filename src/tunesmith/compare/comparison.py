@@ -165,7 +165,8 @@ def compare(
     """Carry out each recipe with each seed, re-using what the store has, and compare them.
 
     Args:
-        recipes: name -> recipe; its audits are made with the first seed. All have the same rows and the same split; base and parts may differ.
+        recipes: name -> recipe. All have the same rows and the same split; base and parts may differ. Audits are made
+            with the first seed of each.
         seeds: how many, or which; every recipe gets the same.
         store: folder of results. What is there is not computed again.
         on: ``here`` or ``ray``.
