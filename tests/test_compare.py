@@ -23,7 +23,15 @@ from tunesmith.compare import arena
 from tunesmith.compare.comparison import compare
 from tunesmith.compare.identity import Identities, codes
 from tunesmith.compare.statistics import (
-    Effect, adjusted, combine, effect, power_of, power_statement, seeds_for, verdict, visible,
+    Effect,
+    adjusted,
+    combine,
+    effect,
+    power_of,
+    power_statement,
+    seeds_for,
+    verdict,
+    visible,
 )  # fmt: skip
 from tunesmith.compare.store import Store
 from tunesmith.evaluation.answers import Answers
