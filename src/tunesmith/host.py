@@ -34,6 +34,7 @@ class Host(nn.Module):
         self._stacks: dict[str, list[str]] = {}
         self._hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
         self._on = True
+        self.origin: dict[str, Tensor] = {}
         self.train_only()
 
     # ------------------------------------------------------------------ attaching
@@ -101,6 +102,11 @@ class Host(nn.Module):
             yield
         finally:
             self._on = before
+
+    @torch.no_grad()
+    def remember(self) -> None:
+        """Keep the values that the model's own trained tensors have now (``origin``), for what compares with the base."""
+        self.origin = {n: p.detach().clone() for n, p in self.trainable().items() if n.startswith("model.")}
 
     @contextlib.contextmanager
     def head_only_at(self, places: Tensor) -> Iterator[None]:

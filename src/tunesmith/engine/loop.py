@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import RunError
 from ..gradients import Gradient
@@ -149,13 +149,59 @@ class Loop:
     def __init__(self, work: Work, device: torch.device | None = None):
         self.work = work
         self.device = device or next(work.host.parameters()).device
-        self.parameters = work.host.trainable()
-        self.optimizer = work.stepper.build(self._groups())
         self.state = State(micro_tokens=work.tokens)
         self.total_steps = work.budget.total_steps(len(work.rows), work.rows_per_step)
+        self._start_terms()
+        self.parameters = {**work.host.trainable(), **self._terms("parameters")}
+        self.optimizer = work.stepper.build(self._groups())
         self.interrupt: int | None = None
         self._best: dict[str, Tensor] = {}
         self._saved_at = 0.0
+
+    # ------------------------------------------------------------------ the terms of the loss
+
+    def _start_terms(self) -> None:
+        """Let terms that own tensors make them, from the first rows and the run's seed, before anything moves."""
+        if any(term.compares for term in self.work.losses) and not self.work.host.origin:
+            self.work.host.remember()
+        waiting = [t for t in self.work.losses if not t.started and type(t).start is not Loss.start]
+        if not waiting:
+            return
+        batch = self.work.collate(self.work.rows.take(np.arange(min(2, len(self.work.rows)))))
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), arithmetic(self.work.dtype, self.device):
+            torch.manual_seed(self.work.seed)
+            for term in waiting:
+                term.start(self._seen(batch))
+                term.started = True
+                if isinstance(term, nn.Module):
+                    term.to(self.device)
+
+    def _terms(self, what: str) -> dict[str, Any]:
+        """Parameters or tensors (``state_dict``) of the terms that own some, by name."""
+        found: dict[str, Any] = {}
+        for number, term in enumerate(self.work.losses):
+            if isinstance(term, nn.Module):
+                tensors = dict(term.named_parameters()) if what == "parameters" else term.state_dict()
+                found |= {f"loss.{number}.{name}": tensor for name, tensor in tensors.items()}
+        return found
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything that the run has changed: the host's, and the terms' own."""
+        return {**self.work.host.state(), **{n: t.detach() for n, t in self._terms("state").items()}}
+
+    @torch.no_grad()
+    def _load(self, tensors: Mapping[str, Tensor]) -> None:
+        own = self._terms("state")
+        if own.keys() != {n for n in tensors if n.startswith("loss.")}:
+            raise RunError("the saved state has other tensors of the loss's terms than this recipe")
+        self.work.host.load({n: t for n, t in tensors.items() if n not in own})
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+    def _seen(self, batch: dict[str, Tensor]) -> Step:
+        moved = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
+        keep = {what for term in self.work.losses for what in term.keeps}
+        return Step(self.work.host, moved, self.work.head, progress=self._progress(), keep=keep)
 
     # ------------------------------------------------------------------ the loop
 
@@ -212,6 +258,9 @@ class Loop:
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for term in self.work.losses:
+                term.end_step(self.work.host.trainable())
         self.state.step += 1
         self.state.rows += len(indices)
         self.state.tokens += tokens
@@ -232,7 +281,8 @@ class Loop:
                     for group in micro_batches(indices, self.work.rows.lengths, self.state.micro_tokens)
                 ]
                 units = sum(count_units(b["labels"], self.work.head) for b in batches)
-                losses = [self._closure(batch, units) for batch in batches]
+                rows = sum(len(b["labels"]) for b in batches)
+                losses = [self._closure(batch, units, rows) for batch in batches]
                 loss = self.work.gradient(losses, list(self.parameters.values()))
                 return loss, units, int(self.work.rows.lengths[indices].sum())
             except (RuntimeError, MemoryError) as error:
@@ -240,15 +290,16 @@ class Loop:
                     raise
                 self._shrink(indices)
 
-    def _closure(self, batch: dict[str, Tensor], units: int) -> Callable[[], Tensor]:
-        """The share of one micro-batch in the mean over the step's supervised units."""
+    def _closure(self, batch: dict[str, Tensor], units: int, rows: int) -> Callable[[], Tensor]:
+        """The share of one micro-batch in the mean over the step's supervised units, or rows for terms that ask rows."""
 
         def loss() -> Tensor:
-            moved = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
             with arithmetic(self.work.dtype, self.device):
-                step = Step(self.work.host, moved, self.work.head)
-                terms = [term.weight * term(step) for term in self.work.losses]
-                return torch.stack(terms).sum() * (step.units / max(1, units))
+                step = self._seen(batch)
+                share = {"units": step.units / max(1, units), "rows": step.rows / max(1, rows)}
+                return torch.stack(
+                    [term.weight * share[term.mean_over] * term(step) for term in self.work.losses]
+                ).sum()
 
         return loss
 
@@ -270,7 +321,8 @@ class Loop:
         for index in indices:
             batch = self.work.collate(self.work.rows.take(np.array([index])))
             with torch.no_grad():
-                if not math.isfinite(float(self._closure(batch, count_units(batch["labels"], self.work.head))())):
+                units = count_units(batch["labels"], self.work.head)
+                if not math.isfinite(float(self._closure(batch, units, len(batch["labels"]))())):
                     culprits.append(self.work.rows.where(int(index)))
         named = ", ".join(culprits[:5]) or ", ".join(self.work.rows.where(int(i)) for i in indices[:5])
         return (
@@ -328,7 +380,7 @@ class Loop:
         if self.state.best_loss is None or loss < self.state.best_loss:
             self.state.best_loss, self.state.best_step, self.state.waited = loss, self.state.step, 0
             if self.work.budget.patience is not None:
-                self._best = {name: tensor.clone() for name, tensor in self.work.host.state().items()}
+                self._best = {name: tensor.clone() for name, tensor in self._tensors().items()}
         else:
             self.state.waited += 1
         return {"event": "validation", "step": self.state.step, "loss": loss, "best": self.state.best_loss}
@@ -352,7 +404,7 @@ class Loop:
 
     def _save(self) -> dict[str, Any]:
         assert self.work.folder is not None
-        tensors = {**self.work.host.state(), **{f"best.{k}": v for k, v in self._best.items()}}
+        tensors = {**self._tensors(), **{f"best.{k}": v for k, v in self._best.items()}}
         path = checkpoint.save(self.work.folder, self.state.step, tensors, self.optimizer, asdict(self.state))
         self._saved_at = self.state.seconds
         return {"event": "save", "step": self.state.step, "path": str(path)}
@@ -363,7 +415,7 @@ class Loop:
         if path is None:
             return False
         tensors, facts = checkpoint.load(path, self.optimizer)
-        self.work.host.load({k: v for k, v in tensors.items() if not k.startswith("best.")})
+        self._load({k: v for k, v in tensors.items() if not k.startswith("best.")})
         self._best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
         known: Mapping[str, Any] = {k: v for k, v in facts.items() if k in State.__dataclass_fields__}
         self.state = State(**{**known, "stopped": ""})
@@ -373,7 +425,7 @@ class Loop:
     def _finish(self) -> None:
         """With early stopping the best weights are the result."""
         if self._best and self.state.stopped != "interrupted":
-            self.work.host.load(self._best)
+            self._load(self._best)
         self.work.host.eval()
 
 
