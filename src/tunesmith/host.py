@@ -35,6 +35,7 @@ class Host(nn.Module):
         self._hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
         self._on = True
         self.origin: dict[str, Tensor] = {}
+        self.guests: dict[nn.Module, Host] = {}
         self.train_only()
 
     # ------------------------------------------------------------------ attaching

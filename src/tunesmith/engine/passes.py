@@ -108,11 +108,15 @@ def as_in_use(module: nn.Module) -> Iterator[None]:
 
 
 def call(host: Host, inputs: Mapping[str, Any], weights: Mapping[str, Tensor] | None) -> Any:
-    """The model's output, with other tensors in place of some of its own (``model.NAME`` -> tensor)."""
+    """The model's output, with other tensors in place of some that train, by the names of `Host.trainable`."""
     if not weights:
         return host(**inputs)
-    own = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
-    return torch.func.functional_call(host.model, own, (), dict(inputs))
+    keys = {f"adapter.{key.replace('/', '.')}.": f"adapters.{key}." for key in host.adapters}
+    swapped = {}
+    for name, tensor in weights.items():
+        prefix = next((p for p in keys if name.startswith(p) and "." not in name[len(p) :]), "")
+        swapped[keys[prefix] + name[len(prefix) :] if prefix else name] = tensor
+    return torch.func.functional_call(host, swapped, (), dict(inputs))
 
 
 def layer_states(output: Any) -> list[Tensor]:

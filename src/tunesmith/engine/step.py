@@ -188,6 +188,14 @@ class Step:
         """The base model's logits at the same units."""
         return self.reference.logits
 
+    def other(self, model: Any, keep: Collection[str] = ()) -> Pass:
+        """What another model says of the same batch, without gradient and drop-out."""
+        if model not in self.host.guests:
+            self.host.guests[model] = Host(model)
+        guest = self.host.guests[model]
+        with torch.no_grad(), as_in_use(guest):
+            return Step(guest, self.batch, self.head).run(keep=keep)
+
     def on(self, batch: dict[str, Tensor]) -> Step:
         """Another batch, seen by the same model."""
         return Step(self.host, batch, self.head, progress=self.progress)
@@ -209,6 +217,11 @@ class Step:
         """Names of the trained tensors that were newly made for the task."""
         return frozenset(name for name, weight in self.host.weights().items() if weight.fresh)
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the outputs of a head with classes."""
+        return list((getattr(self.host.model.config, "id2label", None) or {}).values())
+
     @cached_property
     def embeddings(self) -> Tensor:
         """The embeddings of the input tokens without gradient, shape (rows, length, size)."""
@@ -216,11 +229,13 @@ class Step:
             found: Tensor = embedding(self.host.model)(self.batch["input_ids"])
             return found
 
-    @property
+    @cached_property
     def table(self) -> Tensor:
-        """The embedding of every token, shape (vocabulary, size)."""
-        weight: Any = embedding(self.host.model).weight
-        return weight.detach()  # type: ignore[no-any-return]
+        """The embedding of every token, without gradient, shape (vocabulary, size)."""
+        module: Any = embedding(self.host.model)
+        with torch.no_grad():
+            found: Tensor = module(torch.arange(module.num_embeddings, device=self.labels.device))
+            return found
 
     def draw(self, size: int = 1, kind: Literal["normal", "uniform"] = "normal") -> Tensor:
         """Random numbers for each place, (rows, length, size); 0 at padding.

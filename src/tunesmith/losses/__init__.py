@@ -118,6 +118,13 @@ class Step(Protocol):
     def draw(self, size: int = 1, kind: Literal["normal", "uniform"] = "normal") -> Tensor:
         """Random numbers for each place, (rows, length, size), 0 at padding; they follow from seed and row alone."""
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the classes."""
+
+    def other(self, model: Any, keep: Collection[str] = ()) -> Any:
+        """What another model says of the same batch (`Pass` with ``states``), without gradient and drop-out."""
+
     def on(self, batch: dict[str, Tensor]) -> Any:
         """Another batch, seen by the same model: a `Step`."""
 
@@ -147,7 +154,7 @@ class Loss:
 
     weight: Positive = 1.0
     mean_over: ClassVar[Literal["units", "rows"]] = "units"
-    compares: ClassVar[bool] = False
+    compares = False
     keeps: ClassVar[tuple[str, ...]] = ()
     whole: ClassVar[str] = ""
     started = False

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
@@ -103,3 +104,31 @@ def token_log_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
 def place_norms(x: Tensor) -> Tensor:
     """Norm over all places and sizes of each row, (rows, 1, 1), never 0."""
     return x.flatten(1).norm(dim=1)[:, None, None].clamp(min=1e-12)
+
+
+class Averaged(nn.Module):
+    """A copy of everything that trains, which follows it slowly; its tensors are saved with the term that owns it.
+
+    Args:
+        momentum: share of the copy that stays at each step; 0 is the weights of the step before.
+    """
+
+    def __init__(self, momentum: float):
+        super().__init__()
+        self.momentum = momentum
+        self._places: dict[str, str] = {}
+
+    def start(self, parameters: Mapping[str, Tensor]) -> None:
+        """Begin as an exact copy."""
+        for number, (name, tensor) in enumerate(parameters.items()):
+            self._places[name] = f"tensor{number}"
+            self.register_buffer(f"tensor{number}", tensor.detach().clone())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The copy, by the names of what trains."""
+        return {name: getattr(self, place) for name, place in self._places.items()}
+
+    def follow(self, parameters: Mapping[str, Tensor]) -> None:
+        """``copy <- momentum * copy + (1 - momentum) * weights``."""
+        for name, tensor in self.tensors().items():
+            tensor.lerp_(parameters[name].detach().to(tensor.dtype), 1 - self.momentum)
