@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from ..errors import InputError
 from ..settings import Decay
 from . import Loss, Step
-from ._common import full
+from ._common import full, kind_of, must, must_classify
 
 
 class CrossEntropy(Loss):
@@ -27,6 +27,7 @@ class CrossEntropy(Loss):
         self.class_weights = class_weights
 
     def __call__(self, step: Step) -> Tensor:
+        must_classify(step, self)
         weights = None
         if self.class_weights is not None:
             weights = torch.tensor(self.class_weights, device=step.logits.device, dtype=full(step.logits).dtype)
@@ -48,6 +49,7 @@ class BinaryCrossEntropy(Loss):
     """
 
     def __call__(self, step: Step) -> Tensor:
+        must(kind_of(step) == "labels", self, "several labels a row", "use cross_entropy for one label")
         return F.binary_cross_entropy_with_logits(full(step.logits), step.targets.to(full(step.logits).dtype))
 
 
@@ -58,4 +60,5 @@ class SquaredError(Loss):
     """
 
     def __call__(self, step: Step) -> Tensor:
+        must(kind_of(step) == "number", self, "a number a row, as task regress has it")
         return F.mse_loss(full(step.logits).squeeze(-1), step.targets.to(full(step.logits).dtype))
