@@ -64,17 +64,24 @@ def asked(step: Step) -> list[Any]:
     )
 
 
-def base_logits(step: Step) -> list[Tensor]:
-    """With the adapters off, and the trained weights put back by hand."""
+def with_weights(step: Step, weights: dict[str, Tensor], look: Callable[[], Any]) -> Any:
+    """What ``look`` sees while these tensors are in the model, put there and taken out by hand."""
     own = step.host.trainable()
-    now = {n: p.detach().clone() for n, p in own.items() if n in step.host.origin}
-    with torch.no_grad(), step.host.off():
-        for name, value in step.host.origin.items():
-            own[name].copy_(value)
-        found = raw(step)
-        for name, value in now.items():
-            own[name].data = value
-    step.base_states = found.hidden_states  # type: ignore[attr-defined]
+    now = {n: own[n].data for n in weights}
+    for name, value in weights.items():
+        own[name].data = value
+    with torch.no_grad():
+        found = look()
+    for name, value in now.items():
+        own[name].data = value
+    return found
+
+
+def base_logits(step: Step) -> list[Tensor]:
+    """With the adapters off, and the trained weights put back."""
+    with step.host.off():
+        found = with_weights(step, step.host.origin, lambda: raw(step))
+    step.base_states = found.get("hidden_states") or found.decoder_hidden_states  # type: ignore[attr-defined]
     return units(step, found.logits)
 
 
@@ -109,8 +116,12 @@ def nll(step: Step, z: Tensor, y: Any) -> Tensor:
     return -(y * p.log() + (1 - y) * (1 - p).log()).mean()
 
 
+def last_states(output: Any) -> Any:
+    return output.get("hidden_states") or output.decoder_hidden_states
+
+
 def features(step: Step, states: Any = None) -> list[Tensor]:
-    last = (raw(step).hidden_states if states is None else states)[-1]
+    last = (last_states(raw(step)) if states is None else states)[-1]
     if step.mask is not None:
         return units(step, last)
     return [h[m.bool()].mean(0) for h, m in zip(last, step.batch["attention_mask"], strict=True)]
@@ -129,7 +140,7 @@ def embedded(step: Step, shift: Tensor) -> list[Tensor]:
     """Logits of shifted embeddings, given to the model in place of ids."""
     model = step.host.model
     table = (model.get_encoder() if step.head == "seq2seq-lm" else model).get_input_embeddings()
-    return units(step, raw(step, inputs_embeds=table(step.batch["input_ids"]).detach() + shift, input_ids=None).logits)
+    return units(step, raw(step, inputs_embeds=table(step.batch["input_ids"]) + shift, input_ids=None).logits)
 
 
 def log_p(step: Step, found: list[Tensor]) -> list[Tensor]:
@@ -225,16 +236,10 @@ def momentum_contrastive(step: Step, term: Any) -> Tensor:
     again = make_step(step.host, "", step.batch)
     seen = step.attended & (again.draw(kind="uniform")[..., 0] >= term.hidden)
     seen[:, 0] = True
-    own, copy = step.host.trainable(), term.copy.tensors()
-    now = {n: p.detach().clone() for n, p in own.items()}
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(copy[name])
-        keys = image(raw(step, attention_mask=seen.long()).hidden_states)
-        for name, parameter in own.items():
-            parameter.copy_(now[name])
+    changed = with_weights(step, term.copy.tensors(), lambda: raw(step, attention_mask=seen.long()))
+    keys = image(last_states(changed))
     found = []
-    for q, k in zip(image(raw(step).hidden_states), keys, strict=True):
+    for q, k in zip(image(last_states(raw(step))), keys, strict=True):
         others = [(q @ n / term.temperature).exp() for n in term.keys[: int(term.filled)]]
         right = (q @ k / term.temperature).exp()
         found.append(-(right / (right + sum(others))).log())

@@ -12,7 +12,7 @@ from . import tasks
 from .rows import Rows
 from .tasks import Task
 
-ORDER = ("chat", "generate", "tag", "pair", "classify", "regress")
+ORDER = ("chat", "prefer", "generate", "tag", "pair", "classify", "regress")
 """Tasks in the order in which names are tried; the more a task asks of the columns, the earlier. ``lm``, which asks for
 no more than a text, is left for when nothing else can be meant."""
 

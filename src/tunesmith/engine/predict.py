@@ -94,9 +94,22 @@ def _outputs(step: Step) -> tuple[np.ndarray | None, list[np.ndarray], np.ndarra
     sums = torch.zeros(len(counts), dtype=torch.float64)
     sums.index_add_(0, torch.repeat_interleave(torch.arange(len(counts)), counts), loss)
     tokens = []
+    if "good" in step.batch:
+        return None, *_rated(step, sums, counts)
     if step.head == "token-classification":
         tokens = [t.numpy() for t in values.log_softmax(-1).cpu().split(counts.tolist())]
     return None, tokens, sums.numpy(), counts.numpy()
+
+
+def _rated(step: Step, sums: Tensor, counts: Tensor) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Of rated answers: by how much the chosen one's tokens are likelier in the mean; loss and units of the good ones."""
+    good = step.batch["good"].cpu()
+    tokens: list[np.ndarray] = []
+    if "pairs" in step.batch:
+        means = sums / counts.clamp(min=1)
+        tokens = [m.numpy()[None] for m in means[~good] - means[good]]
+        sums, counts, good = sums[good], counts[good], good[good]
+    return tokens, (sums * good).numpy(), (counts * good).numpy()
 
 
 def features(reading: Reading, rows: Rows, indices: np.ndarray | None = None) -> np.ndarray:

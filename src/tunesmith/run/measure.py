@@ -47,6 +47,8 @@ def answers(task: Task, encoded: Encoded, outputs: Outputs, chosen: np.ndarray, 
                 for i, t, o in zip(chosen, outputs.tokens, originals, strict=True)]  # fmt: skip
         truth = [task.target(o) for o in originals]
         return Answers(truth, tagged, loss=outputs.loss, units=outputs.units)
+    if task.name == "prefer":
+        return _preferred(outputs)
     return _by_row(encoded, outputs, chosen)
 
 
@@ -69,6 +71,13 @@ def tags_of(task: Task, encoded: dict[str, Any], scores: np.ndarray, words: int)
     return said
 
 
+def _preferred(outputs: Outputs) -> Answers:
+    """Losses of the good answers; of pairs also whether the chosen answer is the likelier one, token by token."""
+    margins = [float(m[0]) for m in outputs.tokens if len(m)]
+    said = [int(margin > 0) for margin in margins]
+    return Answers([1] * len(outputs.loss), said, loss=outputs.loss, units=outputs.units)
+
+
 def _by_row(encoded: Encoded, outputs: Outputs, chosen: np.ndarray) -> Answers:
     """Losses of a language model, with the pieces of one text added up."""
     owners, place = np.unique(encoded.rows[chosen], return_inverse=True)
@@ -82,7 +91,7 @@ def before_training(
     task: Task, reading: Reading, train: Encoded, test: Encoded, chosen: np.ndarray, seed: int
 ) -> dict[str, Answers]:
     """What the tuned model has to beat, by name, measured on the same test rows while the model still is its base."""
-    if task.name in ("generate", "chat", "lm"):
+    if task.name in ("generate", "chat", "lm", "prefer"):
         return {"base (zero-shot)": answers(task, test, read(reading, test, chosen), chosen)}
     drawn = np.random.default_rng(seed).permutation(len(train))[:PROBE_ROWS]
     if task.name == "tag":

@@ -135,7 +135,7 @@ class Run:
             a list of tags, or a text.
         """
         table = self._table(rows)
-        if self.task.name in ("generate", "chat", "lm"):
+        if self.task.name in ("generate", "chat", "lm", "prefer"):
             return self._write([table[i] for i in range(len(table))])
         encoded = self._encode(table)
         outputs = engine.read(self.reading, encoded)
@@ -171,7 +171,7 @@ class Run:
         Raises:
             InputError: the run's task writes no text.
         """
-        if self.task.name not in ("generate", "chat", "lm"):
+        if self.task.name not in ("generate", "chat", "lm", "prefer"):
             raise InputError(f"task {self.task.name} writes no text", where=self.folder, fix="use predict")
         table = self._table(list(prompts))
         with self.host.off() if base else _nothing():
@@ -203,7 +203,7 @@ class Run:
         measured = scores(tuned, names)
         result: dict[str, Any] = {"rows": len(table), "task": self.task.name, "notes": measured.notes}
         result["tuned"] = {n: asdict(m) for n, m in measured.items()}
-        if self.recipe.adapter and self.task.name in ("generate", "chat", "lm"):
+        if self.recipe.adapter and self.task.name in ("generate", "chat", "lm", "prefer"):
             with self.host.off():
                 base = self._answers(encoded, everything)
             changes = {n: difference(n, tuned, base) for n in measured}
