@@ -427,12 +427,12 @@ def distillation(step: Step, term: Any) -> Tensor:
 
 
 def masked_thought(step: Step, term: Any) -> Tensor:
-    table = step.host.model.get_input_embeddings().weight.detach()
+    table = step.host.model.get_input_embeddings().weight
     drawn = make_step(step.host, "", step.batch).draw(kind="uniform")[..., 0]
     inputs = table[step.batch["input_ids"]].clone()
     for r, c in (step.labels != -100).nonzero():
         if drawn[r, c] < term.share * 0.5 / term.ramp:
-            inputs[r, c] = table.mean(0)
+            inputs[r, c] = table.detach().mean(0)
     found = units(step, raw(step, inputs_embeds=inputs, input_ids=None).logits)
     return mean([nll(step, z, y) for z, y in zip(found, asked(step), strict=True)])
 
@@ -522,7 +522,7 @@ LINES = {
     "crf": Line(("tag",), crf),
     "supervised_contrastive": Line(ROWS, supervised_contrastive),
     "momentum_contrastive": Line(KINDS, momentum_contrastive, {"queue": 7, "hidden": 0.4, "temperature": 0.5}),
-    "temperature_network": Line(CLASSES, temperature_network),
+    "temperature_network": Line(CLASSES, temperature_network, held="the network looks on; it does not pull at the features"),
     "rdrop": Line(KINDS, nothing, at_base=0),
     "smart": Line(KINDS, smart, {"epsilon": 0.05, "noise": 0.02, "rate": 0.04}, held=HELD),
     "proximal": Line(KINDS, nothing, at_base=0),

@@ -83,12 +83,12 @@ def embedding(model: Any) -> nn.Module:
 
 
 @contextlib.contextmanager
-def shifted(model: Any, shift: Tensor | None) -> Iterator[None]:
-    """Inside this block ``shift``, (rows, length, size), is added to the embeddings of the input tokens."""
-    if shift is None:
+def embedded(model: Any, change: Callable[[Tensor], Tensor] | None) -> Iterator[None]:
+    """Inside this block the embeddings of the input tokens, (rows, length, size), are what ``change`` makes of them."""
+    if change is None:
         yield
         return
-    handle = embedding(model).register_forward_hook(lambda module, inputs, output: output + shift.to(output.dtype))
+    handle = embedding(model).register_forward_hook(lambda module, inputs, output: change(output).to(output.dtype))
     try:
         yield
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from typing import Any, Literal
@@ -19,11 +19,11 @@ from .passes import (
     Pass,
     as_in_use,
     call,
+    embedded,
     embedding,
     last_hidden,
     layer_states,
     mlp_inputs,
-    shifted,
 )
 
 IGNORED = -100
@@ -146,6 +146,7 @@ class Step:
         self,
         *,
         shift: Tensor | None = None,
+        embed: Callable[[Tensor], Tensor] | None = None,
         weights: Mapping[str, Tensor] | None = None,
         keep: Collection[str] = (),
         **changes: Any,
@@ -154,13 +155,15 @@ class Step:
 
         Args:
             shift: is added to the embeddings of the input tokens, (rows, length, size).
+            embed: makes other embeddings of those of the input tokens.
             weights: tensors in place of the model's own, ``model.NAME`` -> tensor.
             keep: what to keep besides logits and hidden states: ``states``, ``activations``.
             changes: what replaces parts of the batch.
         """
         with ExitStack() as stack:
             hidden = stack.enter_context(last_hidden(self.host.model))
-            stack.enter_context(shifted(self.host.model, shift))
+            change = embed if shift is None else lambda e: e + shift
+            stack.enter_context(embedded(self.host.model, change))
             activations = stack.enter_context(mlp_inputs(self.host, ACTIVATIONS in keep))
             if self._writes:
                 assert self.mask is not None
@@ -179,10 +182,18 @@ class Step:
     @cached_property
     def reference(self) -> Pass:
         """What the base says: everything attached is off, trained tensors are as they were, nothing is dropped out."""
+        return self.as_base(self._keep)
+
+    def as_base(self, keep: Collection[str] = ()) -> Pass:
+        """Another pass of the base, which keeps what `reference` did not.
+
+        Raises:
+            RunError: the base's weights were not kept.
+        """
         if not self.host.origin and not all(w.fresh for w in self.host.weights().values()):
             raise RunError("the base's weights were not kept; a term that asks for the base has `compares = True`")
         with torch.no_grad(), self.host.off(), as_in_use(self.host):
-            return self.run(weights=self.host.origin, keep=self._keep)
+            return self.run(weights=self.host.origin, keep=keep)
 
     def base(self) -> Tensor:
         """The base model's logits at the same units."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
@@ -85,6 +85,9 @@ class Step(Protocol):
     def reference(self) -> Any:
         """The base's pass (`Pass` with ``states``), without gradient and drop-out; the term has ``compares = True``."""
 
+    def as_base(self, keep: Collection[str] = ()) -> Any:
+        """Another pass of the base (`Pass` with ``states``), for what `reference` did not keep."""
+
     @property
     def parameters(self) -> Mapping[str, Tensor]:
         """Everything of the model and its adapters that trains: name -> tensor, the model's own as ``model.NAME``."""
@@ -109,11 +112,12 @@ class Step(Protocol):
         self,
         *,
         shift: Tensor | None = None,
+        embed: Callable[[Tensor], Tensor] | None = None,
         weights: Mapping[str, Tensor] | None = None,
         keep: Collection[str] = (),
         **changes: Any,
     ) -> Any:
-        """Another pass: with a shift of the embeddings, with other weights, with parts of the batch replaced."""
+        """Another pass: with shifted or other embeddings, with other weights, with parts of the batch replaced."""
 
     def draw(self, size: int = 1, kind: Literal["normal", "uniform"] = "normal") -> Tensor:
         """Random numbers for each place, (rows, length, size), 0 at padding; they follow from seed and row alone."""

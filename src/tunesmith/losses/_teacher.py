@@ -50,4 +50,7 @@ class Teacher:
 
     def seen(self, step: Step, keep: tuple[str, ...] = ()) -> Any:
         """What it says of the batch (`Pass`), without gradient."""
-        return step.reference if self.is_base else step.other(self._model, keep)
+        if not self.is_base:
+            return step.other(self._model, keep)
+        seen = step.reference
+        return seen if all(getattr(seen, what) for what in keep) else step.as_base(keep)

@@ -33,5 +33,6 @@ class MaskedThought(Loss):
             must(self.token < len(step.table), self, f"a token below {len(step.table)}")
             ids = torch.where(hidden, self.token, step.batch["input_ids"])
             return likelihoods(step.run(input_ids=ids).logits, step).sum() / step.units
-        shift = step.table.mean(0).to(step.embeddings.dtype) - step.embeddings
-        return likelihoods(step.run(shift=shift * hidden.unsqueeze(-1)).logits, step).sum() / step.units
+        blank = step.table.mean(0)
+        blanked = step.run(embed=lambda e: torch.where(hidden.unsqueeze(-1), blank.to(e.dtype), e))
+        return likelihoods(blanked.logits, step).sum() / step.units
