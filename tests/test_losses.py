@@ -140,6 +140,10 @@ def embedded(step: Step, shift: Tensor) -> list[Tensor]:
     """Logits of shifted embeddings, given to the model in place of ids."""
     model = step.host.model
     table = (model.get_encoder() if step.head == "seq2seq-lm" else model).get_input_embeddings()
+    if step.mask is None and hasattr(model, "score"):  # a decoder's classifier looks for the last token among the ids
+        there = step.batch["attention_mask"]
+        inside = model.base_model(inputs_embeds=table(step.batch["input_ids"]) + shift, attention_mask=there)[0]
+        return [model.score(h[int(m.sum()) - 1]) for h, m in zip(inside, there, strict=True)]
     return units(step, raw(step, inputs_embeds=table(step.batch["input_ids"]) + shift, input_ids=None).logits)
 
 

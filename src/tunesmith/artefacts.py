@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from .storage import write_json
 
 OWN_FILE = "tunesmith_adapter.safetensors"
 """Trained tensors of a technique that PEFT does not have, under their own names."""
+
+TERMS_FILE = "tunesmith_loss.safetensors"
+"""Tensors of terms of the loss that are needed in use, such as a tagger's transitions."""
 
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 MANIFEST = "manifest.json"
@@ -208,6 +211,34 @@ def attach_peft(host: Host, folder: Path) -> None:
 def _pattern(pattern: Mapping[str, float] | None, path: str, default: float) -> float:
     """PEFT's rule: a pattern matches the end of a module's path."""
     return next((v for k, v in (pattern or {}).items() if path == k or path.endswith("." + k)), default)
+
+
+# ---------------------------------------------------------------------- what terms of the loss own
+
+
+def save_terms(terms: Sequence[Any], folder: Path) -> None:
+    """Write the tensors of the terms that change the model's logits in use; no file where there is none."""
+    tensors = {f"{n}.{k}": t for n, term in enumerate(terms) for k, t in term.state_dict().items()}
+    if tensors:
+        save_file({k: t.detach().contiguous().cpu() for k, t in tensors.items()}, folder / TERMS_FILE)
+
+
+@torch.no_grad()
+def load_terms(terms: Sequence[Any], folder: Path) -> None:
+    """Put what `save_terms` wrote into the same terms.
+
+    Raises:
+        RunError: a tensor is missing or has another shape.
+    """
+    saved = load_file(folder / TERMS_FILE)
+    for number, term in enumerate(terms):
+        for name, tensor in term.state_dict().items():
+            found = saved.get(f"{number}.{name}")
+            if found is None or found.shape != tensor.shape:
+                raise RunError(
+                    f"{folder / TERMS_FILE}: {name} of {type(term).__name__} is missing or has another shape"
+                )
+            tensor.copy_(found)
 
 
 # ---------------------------------------------------------------------- whole models

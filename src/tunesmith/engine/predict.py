@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..host import Host
+from ..losses import Loss
 from .batches import micro_batches
 from .loop import Rows
 from .memory import is_out_of_memory
@@ -31,6 +33,7 @@ class Reading:
         head: kind of the model's head (see `Step`).
         tokens: most tokens in one batch, padding counted.
         dtype: precision of matrix products.
+        terms: terms of the loss that own a part of the model and change its logits in use.
     """
 
     host: Host
@@ -38,6 +41,7 @@ class Reading:
     head: str
     tokens: int = 8192
     dtype: torch.dtype = torch.float32
+    terms: Sequence[Loss] = ()
 
     @property
     def device(self) -> torch.device:
@@ -72,7 +76,8 @@ def read(reading: Reading, rows: Rows, indices: np.ndarray | None = None) -> Out
     chosen = np.arange(len(rows)) if indices is None else np.asarray(indices)
     size = len(chosen)
     found = Outputs(np.empty((0, 0)), [np.empty(0)] * size, np.zeros(size), np.ones(size, dtype=np.int64))
-    for places, (logits, tokens, loss, units) in _map(reading, rows, chosen, _outputs):
+    outputs = partial(_outputs, terms=reading.terms)
+    for places, (logits, tokens, loss, units) in _map(reading, rows, chosen, outputs):
         if logits is not None:
             if not len(found.logits):
                 found.logits = np.zeros((size, logits.shape[1]), dtype=np.float32)
@@ -84,9 +89,12 @@ def read(reading: Reading, rows: Rows, indices: np.ndarray | None = None) -> Out
     return found
 
 
-def _outputs(step: Step) -> tuple[np.ndarray | None, list[np.ndarray], np.ndarray, np.ndarray]:
+def _outputs(step: Step, terms: Sequence[Loss]) -> tuple[np.ndarray | None, list[np.ndarray], np.ndarray, np.ndarray]:
     """Of one batch: a row's logits; or a tagger's log-probabilities, summed loss and number of units of each row."""
-    values = step.logits.float()
+    values = step.logits
+    for term in terms:
+        values = term.read(values, step)
+    values = values.float()
     if step.mask is None:
         return values.cpu().numpy(), [], np.empty(0), np.empty(0)
     loss = F.cross_entropy(values, step.targets, reduction="none").double().cpu()

@@ -71,6 +71,6 @@ class MomentumContrastive(Loss, nn.Module):
 
 def _means(hidden: Tensor, step: Step) -> Tensor:
     """Mean over the places of each row, (rows, size)."""
-    there = step.attended if step.attended.shape == hidden.shape[:2] else step.batch["labels"] != -100
+    there = step.batch["labels"] != -100 if step.head == "seq2seq-lm" else step.attended
     share = there.unsqueeze(-1).to(hidden.dtype)
     return (hidden * share).sum(1) / share.sum(1)

@@ -31,7 +31,7 @@ from ..models.bases import BaseInfo, load, resolve
 from ..recipe import Recipe
 from ..recipe import read as read_recipe
 from ..storage import atomic_folder
-from .build import device, make_host
+from .build import device, load_terms, make_host
 from .carry_out import artefact_folder, prove, save_tokenizer
 from .measure import answers, tags_of
 
@@ -115,10 +115,11 @@ class Run:
     @cached_property
     def reading(self) -> Reading:
         """How rows are read with the model."""
-        pad = self.reader.tokenizer.pad_token_id
+        pad, head = self.reader.tokenizer.pad_token_id, self.task.head(self.base.architecture)
         return Reading(
-            self.host, collator(self.task, pad if pad is not None else 0), self.task.head(self.base.architecture),
+            self.host, collator(self.task, pad if pad is not None else 0), head,
             tokens=2 * self.recipe.batch.tokens, dtype=pick(self.recipe.precision, device()),
+            terms=load_terms(self.recipe, self.host, head, self.artefact),
         )  # fmt: skip
 
     # ------------------------------------------------------------------ use
