@@ -308,7 +308,7 @@ def co_tuning(step: Step, term: Any) -> Tensor:
         for c in range(1, size - 1):
             old = int(ids[r, c])
             near = torch.nn.functional.cosine_similarity(table, table[old][None], dim=-1)
-            near[old] = -2
+            near[[old, *step.special]] = -2
             gains = [(float((table[v] - table[old]) @ slope[r, c]), c, int(v)) for v in near.topk(term.near).indices]
             swaps.append(max(gains))
         for _, c, v in sorted(swaps, reverse=True)[: math.ceil(term.swapped * (size - 2))]:
@@ -543,7 +543,7 @@ LINES = {
     "activation_density": Line((*LABELLED, *CAUSAL), activation_density),
     "guidance": Line(KINDS, guidance, at_base=0),
     "distillation": Line(KINDS, distillation, at_base=0),
-    "masked_thought": Line(CAUSAL, masked_thought, {"share": 0.6}),
+    "masked_thought": Line(CAUSAL, masked_thought, {"share": 0.6}, held="the blank embedding is held fixed"),
     "next_reply": Line(CAUSAL, next_reply, {"distractors": 2}, ordered=MOVES),
     "dpo": Line(PREFER, dpo, at_base=math.log(2)),
     "ipo": Line(PREFER, ipo, at_base=25.0),

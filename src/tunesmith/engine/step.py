@@ -233,6 +233,13 @@ class Step:
         """The names of the outputs of a head with classes."""
         return list((getattr(self.host.model.config, "id2label", None) or {}).values())
 
+    @property
+    def special(self) -> list[int]:
+        """The ids of padding, begin, end and the like, as far as the model's configuration names them."""
+        config = self.host.model.config
+        found = [getattr(config, f"{what}_token_id", None) for what in ("pad", "bos", "eos", "cls", "sep")]
+        return sorted({i for i in found if isinstance(i, int)})
+
     @cached_property
     def embeddings(self) -> Tensor:
         """The embeddings of the input tokens without gradient, shape (rows, length, size)."""

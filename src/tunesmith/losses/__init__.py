@@ -101,6 +101,10 @@ class Step(Protocol):
         """Names of the trained tensors that were newly made for the task."""
 
     @property
+    def special(self) -> list[int]:
+        """The ids of padding, begin, end and the like."""
+
+    @property
     def embeddings(self) -> Tensor:
         """The embeddings of the input tokens, without gradient, (rows, length, size)."""
 

@@ -37,7 +37,7 @@ class CoTuning(Loss):
         inside = attended.clone()
         inside[:, 0] = False
         inside.scatter_(1, attended.sum(1, keepdim=True) - 1, False)
-        near = self._nearest(ids[inside], step.table)
+        near = self._nearest(ids[inside], step)
         gain = ((step.table[near] - step.table[ids[inside]][:, None]) * slope[inside][:, None]).sum(-1)
         best, which = gain.max(-1)
         hurt = torch.full(ids.shape, -torch.inf, device=ids.device, dtype=best.dtype)
@@ -48,10 +48,11 @@ class CoTuning(Loss):
         quota = (self.swapped * inside.sum(1, keepdim=True)).ceil()
         return torch.where(inside & (rank < quota), other, ids)
 
-    def _nearest(self, ids: Tensor, table: Tensor) -> Tensor:
-        """The nearest other tokens of each, (tokens, near)."""
-        unit = F.normalize(table, dim=-1)
+    def _nearest(self, ids: Tensor, step: Step) -> Tensor:
+        """The nearest other tokens of each, special ones left out, (tokens, near)."""
+        unit = F.normalize(step.table, dim=-1)
         different, back = ids.unique(return_inverse=True)
         likeness = unit[different] @ unit.T
         likeness.scatter_(1, different[:, None], -torch.inf)
-        return likeness.topk(min(self.near, len(table) - 1), dim=1).indices[back]
+        likeness[:, step.special] = -torch.inf
+        return likeness.topk(min(self.near, len(unit) - 1), dim=1).indices[back]
