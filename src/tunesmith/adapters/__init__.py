@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -22,6 +23,11 @@ class Adapter(nn.Module):
         accepts: the kinds of site that it can act on: ``linear``, ``embedding``, ``norm``.
         rate: the learning rate that passed the recorded learning test; used where a recipe names none.
         peft: PEFT's name of the technique (``peft_type``) where PEFT has it, for export in its format.
+        peft_names: PEFT's names of its tensors, after the module's path.
+        peft_shared: PEFT's names of the tensors that it shares between sites.
+        observes: micro-batches of training rows that it has to see before training (`observe`, `settle`); 0 for none.
+        gradients: whether `observe` also wants the gradient of the loss.
+        scratch: names of buffers that only training needs: a checkpoint holds them, what the run leaves does not.
 
     Settings:
         targets: roles of the sites that get an adapter; ``linear`` is every linear layer inside the layers.
@@ -34,6 +40,11 @@ class Adapter(nn.Module):
     accepts: ClassVar[tuple[str, ...]] = ("linear",)
     rate: ClassVar[float] = 1e-3
     peft: ClassVar[str] = ""
+    peft_names: ClassVar[dict[str, str]] = {}
+    peft_shared: ClassVar[dict[str, str]] = {}
+    observes: ClassVar[int] = 0
+    gradients: ClassVar[bool] = False
+    scratch: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, site: Site):
         super().__init__()
@@ -42,3 +53,72 @@ class Adapter(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The site's new output, of the shape of ``y`` (..., outputs), from its input ``x`` (..., inputs)."""
         raise NotImplementedError
+
+    def to_peft(self) -> dict[str, Any]:
+        """The options of PEFT's configuration that say what this adapter is."""
+        return {}
+
+    def peft_tensors(self) -> dict[str, Tensor]:
+        """PEFT's name -> tensor, in the shape that PEFT has it in."""
+        return {theirs: getattr(self, own) for own, theirs in self.peft_names.items() if hasattr(self, own)}
+
+    @classmethod
+    def from_peft(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """The technique's own settings for a module of an adapter that PEFT saved.
+
+        Args:
+            config: PEFT's configuration.
+            tensors: the module's tensors by PEFT's names.
+
+        Raises:
+            InputError: a variant that this technique does not have.
+        """
+        return {}
+
+    @classmethod
+    def share(cls, sites: Sequence[Site], **settings: Any) -> nn.Module | None:
+        """What all sites of one attachment have in common, made once before them; each finds it as ``site.shared``.
+
+        Args:
+            sites: every site that is going to get an adapter.
+            settings: the technique's own settings.
+        """
+        return None
+
+    def begin(self) -> None:
+        """Compute a start from the site's weight; not called where a saved state follows, since it can take long."""
+
+    def observe(self, x: Tensor, y: Tensor, gradient: Tensor | None) -> None:
+        """See the site on one micro-batch before training, without the places that are padding.
+
+        Args:
+            x: the site's input (places, inputs).
+            y: the site's output before this adapter (places, outputs).
+            gradient: of the micro-batch's loss by the adapter's output (places, outputs), if ``gradients`` asks for it.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def settle(cls, adapters: Sequence[Self]) -> None:
+        """Take what was observed into the tensors of all adapters of one attachment; their sizes may change."""
+
+    def penalty(self) -> Tensor | None:
+        """A scalar that is added to the loss of each optimizer step, or None."""
+        return None
+
+    def rates(self) -> dict[str, float]:
+        """Factors of the learning rate by name of a parameter; 1 for those that are left out."""
+        return {}
+
+    @classmethod
+    def after_step(cls, adapters: Sequence[Self], progress: float) -> Iterable[nn.Parameter]:
+        """Change all adapters of one attachment together after an optimizer step, while its gradients are still there.
+
+        Args:
+            adapters: those of one attachment, in the order of the model.
+            progress: share of the run's budget that is used up, 0 to 1.
+
+        Returns:
+            The parameters that begin anew: the optimizer forgets its state of them.
+        """
+        return ()

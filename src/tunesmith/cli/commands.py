@@ -232,6 +232,186 @@ def show(part: Annotated[str, typer.Argument(help="Name of a part.")], json_: Js
     _print(part_page(part, json_), json_)
 
 
+Store = Annotated[Path, typer.Option(help="Folder of results; what is there is not computed again.")]
+Workers = Annotated[int, typer.Option(help="Trainings at a time; they share the cores.", min=1)]
+On = Annotated[str, typer.Option(help="here, or ray (a cluster: set RAY_ADDRESS).")]
+
+
+@app.command()
+def compare(
+    sources: Annotated[list[str], typer.Argument(metavar="ROWS|RECIPE...", help="Rows with --with, or recipe files.")],
+    with_: Annotated[str | None, typer.Option("--with", help="Techniques: lora,head,lora+norms (see `parts`).")] = None,
+    seeds: Annotated[int, typer.Option(help="Trainings of each recipe.", min=1)] = 5,
+    base: Annotated[str | None, typer.Option(help="Alias (see `models`), folder, or hub id.")] = None,
+    task: Annotated[str | None, typer.Option(help="classify, pair, regress, tag, generate, chat, lm.")] = None,
+    column: Annotated[list[str], typer.Option(help="ROLE=COLUMN, e.g. text=review.")] = [],  # noqa: B006
+    set_: Annotated[list[str], typer.Option("--set", help="OPTION=VALUE, for every recipe.")] = [],  # noqa: B006
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training rows.")] = None,
+    on: On = "here",
+    workers: Workers = 1,
+    correction: Annotated[str, typer.Option(help="For many comparisons: holm or bh.")] = "holm",
+    out: Annotated[Path, typer.Option(help="Folder of the comparisons.")] = Path("runs"),
+    name: Annotated[str | None, typer.Option(help="Name of the comparison; made from the rows if not given.")] = None,
+    store: Store = Path("runs/results"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a comparison of this name.")] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare techniques on the same rows over several seeds: every difference with its interval, every cost."""
+    from . import evidence
+
+    if correction not in ("holm", "bh"):
+        raise InputError(f"--correction is {correction}", expected="holm or bh")
+    changes = _changes(set_, column, {"base": base, "task": task, "budget.epochs": epochs})
+    found = evidence.recipes_of(sources, with_, changes)
+    folder, values = evidence.compare_here(
+        found, seeds, out, name, force, evidence.say(quiet or json_), on=on, workers=workers, correction=correction,
+        store=store,
+    )  # fmt: skip
+    if json_:
+        _print({"folder": str(folder), **values}, json_)
+        return
+    from ..compare.report import render_terminal
+
+    _print(render_terminal(values), False)
+    print(f"kept in {folder}: report.html, comparison.json")
+
+
+arena_app = typer.Typer(help="The fixed tasks on which techniques meet.", no_args_is_help=False)
+app.add_typer(arena_app, name="arena")
+
+
+@arena_app.callback(invoke_without_command=True)
+def arena_list(context: typer.Context, json_: Json = False) -> None:
+    """List the arena's tasks."""
+    from .evidence import arena_tasks
+
+    if context.invoked_subcommand is None:
+        _print(arena_tasks(json_), json_)
+
+
+@arena_app.command("tune")
+def arena_tune(store: Store = Path("claims/store"), on: On = "here", workers: Workers = 1) -> None:
+    """Find the baselines' learning rates anew, with the same number of trials for all."""
+    from ..compare import arena
+    from ..compare.store import Store as Results
+    from ..storage import write_json
+    from .evidence import say
+
+    found = arena.tune_rates(Results(store), on=on, workers=workers, hear=say(False))
+    write_json(arena.RATES, found)
+    _print(found["rates"], True)
+
+
+@arena_app.command("run")
+def arena_run(
+    tasks: Annotated[list[str] | None, typer.Argument(help="Names of tasks; none runs all.")] = None,
+    with_: Annotated[str, typer.Option("--with", help="Baselines: full, head, lora.")] = "full,head,lora",
+    seeds: Annotated[int, typer.Option(help="Trainings of each.", min=1)] = 5,
+    store: Store = Path("claims/store"),
+    on: On = "here",
+    workers: Workers = 1,
+    json_: Json = False,
+) -> None:
+    """Carry out the baselines on the arena's tasks; what the store has is not computed again."""
+    from . import evidence
+
+    named = with_.split(",")
+    done = evidence.arena_run(tasks or [], seeds, named, evidence.say(json_), on=on, workers=workers, store=store)
+    if json_:
+        _print({name: compared.to_dict() for name, compared in done.items()}, True)
+        return
+    from ..compare.report import render_terminal
+
+    for name, compared in done.items():
+        print(name)
+        _print(render_terminal(compared.to_dict()), False)
+
+
+claims_app = typer.Typer(help="Claims of papers, as experiments that anyone can run again.")
+app.add_typer(claims_app, name="claims")
+
+Folder = Annotated[Path | None, typer.Option(help="Folder of claims; none takes ./claims, else the package's own.")]
+
+
+@claims_app.callback(invoke_without_command=True)
+def claims(context: typer.Context, folder: Folder = None, json_: Json = False) -> None:
+    """List every claim with its verdict, its effect with interval, and its cost."""
+    from . import evidence
+
+    if context.invoked_subcommand is not None:
+        return
+    where = evidence.claims_folder(folder)
+    if json_:
+        _print(evidence.claims_json(where), True)
+        return
+    from ..claims.claim import every
+    from ..claims.page import claims_table
+    from ..claims.settle import stored
+
+    found = every(where)
+    _print(claims_table(found, {name: stored(where, claim) for name, claim in found.items()}), False)
+
+
+@claims_app.command("run")
+def claims_run(
+    names: Annotated[list[str], typer.Argument(help="Catalogue numbers or names.")],
+    folder: Folder = None,
+    store: Annotated[Path | None, typer.Option(help="Folder of results; none takes the claims' own.")] = None,
+    on: On = "here",
+    workers: Workers = 1,
+    json_: Json = False,
+) -> None:
+    """Run a claim's experiment here, keep its result, and compare with the one that was stored."""
+    from ..claims.page import render_claim
+    from . import evidence
+
+    where = evidence.claims_folder(folder)
+    for name in names:
+        claim, result, said = evidence.run_claim(
+            name, where, store or where / "store", evidence.say(json_), on=on, workers=workers
+        )
+        _print(result if json_ else render_claim(claim, result), json_)
+        if not json_:
+            print(said)
+
+
+@claims_app.command("show")
+def claims_show(
+    name: Annotated[str, typer.Argument(help="Catalogue number or name.")],
+    folder: Folder = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the plot to this file (.svg or .png).")] = None,
+    json_: Json = False,
+) -> None:
+    """Show a claim: the paper's sentence in our words, the experiment, every seed's figure, the plot."""
+    from ..claims.claim import find
+    from ..claims.page import render_claim
+    from ..claims.settle import stored
+    from . import evidence
+
+    where = evidence.claims_folder(folder)
+    claim = find(where, name)
+    result = stored(where, claim)
+    _print({"claim": claim.stem, "result": result} if json_ else render_claim(claim, result, plot=plot), json_)
+
+
+@claims_app.command("check")
+def claims_check(
+    names: Annotated[list[str] | None, typer.Argument(help="Claims; none takes the quick ones.")] = None,
+    folder: Folder = None,
+    on: On = "here",
+    workers: Workers = 1,
+) -> None:
+    """Run claims again from nothing; fail when a verdict turns. Keeps nothing."""
+    from ..errors import RunError
+    from . import evidence
+
+    where = evidence.claims_folder(folder)
+    turned = evidence.check_claims(names or [], where, evidence.say(False), on=on, workers=workers)
+    if turned:
+        raise RunError("; ".join(turned))
+
+
 @app.command()
 def doctor(json_: Json = False) -> None:
     """Check this machine: versions, device, precision, caches, extras."""

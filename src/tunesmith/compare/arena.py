@@ -142,33 +142,55 @@ def tune_rates(store: Store, techniques: Mapping[str, Sequence[float]] = CANDIDA
     """Find a learning rate for each technique and family, with the same number of trials for all.
 
     A rate's loss on a task is that of the validation rows; over the tasks of a family losses are added up as shares of
-    the task's best. The test rows are not looked at.
+    the task's best. A best rate at an end of its range gets one more trial, `BEYOND` further. The test rows are not
+    looked at.
 
     Args:
         store: of the trials.
-        techniques: technique -> rates to try.
+        techniques: technique -> rates to try, in ascending order.
         **how: ``on``, ``workers``, ``hear`` of `pool.fill`.
 
     Returns:
-        ``rates``: family -> technique -> rate; ``trials``: every trial's loss.
+        ``rates``: family -> technique -> rate; ``trials``: every trial's family, technique, rate, task and loss.
     """
-    jobs = {}
-    identities = Identities()
-    for family, names in TUNED_ON.items():
-        for technique, rates in techniques.items():
-            for name, rate in itertools.product(names, rates):
-                recipe = find(name).recipe(TECHNIQUES[technique], seed=TUNING_SEED, **{"optimizer": _at(rate)})
-                job = Job(f"{name} {technique} {rate:g}", recipe, identities.of(recipe))
-                jobs[family, technique, rate, name] = job
-    fill(store, list(jobs.values()), **how)
-    losses = {key: _validation(store, job) for key, job in jobs.items()}
+    kept: dict[tuple[str, str, float, str], float] = {}
+    wanted = {(f, t): list(rates) for f in TUNED_ON for t, rates in techniques.items()}
+    _try(store, wanted, kept, how)
+    _try(store, {key: _beyond(rates, _best(kept, *key)) for key, rates in wanted.items()}, kept, how)
     found: dict[str, dict[str, float]] = {}
-    for family, names in TUNED_ON.items():
-        best = {n: min(v for k, v in losses.items() if k[0] == family and k[3] == n) for n in names}
-        for technique, rates in techniques.items():
-            total = {r: sum(losses[family, technique, r, n] / best[n] for n in names) for r in rates}
-            found.setdefault(family, {})[technique] = min(total, key=lambda r: total[r])
-    return {"rates": found, "trials": [[*key, loss] for key, loss in losses.items()]}
+    for family, technique in wanted:
+        found.setdefault(family, {})[technique] = _best(kept, family, technique)
+    return {"rates": found, "trials": [[*key, loss] for key, loss in kept.items()]}
+
+
+BEYOND = 2.5
+"""How much further the trial beyond the end of a range goes."""
+
+
+def _try(
+    store: Store, wanted: Mapping[tuple[str, str], Sequence[float]], kept: dict[tuple[str, str, float, str], float],
+    how: Mapping[str, Any],
+) -> None:  # fmt: skip
+    identities = Identities()
+    jobs = {}
+    for (family, technique), rates in wanted.items():
+        for rate, name in itertools.product(rates, TUNED_ON[family]):
+            changes: dict[str, Any] = {"seed": TUNING_SEED, "optimizer": _at(rate)}
+            recipe = find(name).recipe(TECHNIQUES[technique], **changes)
+            jobs[family, technique, rate, name] = Job(f"{name} {technique} {rate:g}", recipe, identities.of(recipe))
+    fill(store, list(jobs.values()), **how)
+    kept |= {key: _validation(store, job) for key, job in jobs.items()}
+
+
+def _best(kept: Mapping[tuple[str, str, float, str], float], family: str, technique: str) -> float:
+    names = TUNED_ON[family]
+    best = {n: min(loss for key, loss in kept.items() if key[3] == n) for n in names}
+    rates = {rate for f, t, rate, _ in kept if (f, t) == (family, technique)}
+    return min(rates, key=lambda rate: sum(kept[family, technique, rate, n] / best[n] for n in names))
+
+
+def _beyond(rates: Sequence[float], best: float) -> list[float]:
+    return [best * BEYOND] if best == rates[-1] else [best / BEYOND] if best == rates[0] else []
 
 
 def _validation(store: Store, job: Job) -> float:

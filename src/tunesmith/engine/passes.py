@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..host import Host
 
 STATES, ACTIVATIONS = "states", "activations"
@@ -108,14 +109,19 @@ def as_in_use(module: nn.Module) -> Iterator[None]:
 
 
 def call(host: Host, inputs: Mapping[str, Any], weights: Mapping[str, Tensor] | None) -> Any:
-    """The model's output, with other tensors in place of some that train, by the names of `Host.trainable`."""
+    """The model's output, with other tensors in place of some that train, by the names of `Host.trainable`.
+
+    Raises:
+        InputError: only some entries of a weight train, which cannot be swapped.
+    """
     if not weights:
         return host(**inputs)
-    keys = {f"adapter.{key.replace('/', '.')}.": f"adapters.{key}." for key in host.adapters}
-    swapped = {}
-    for name, tensor in weights.items():
-        prefix = next((p for p in keys if name.startswith(p) and "." not in name[len(p) :]), "")
-        swapped[keys[prefix] + name[len(prefix) :] if prefix else name] = tensor
+    own, paths = host.trainable(), {id(p): path for path, p in host.named_parameters()}
+    if strangers := [name for name in weights if id(own.get(name)) not in paths]:
+        raise InputError(
+            f"a term of the loss swaps whole weights, and {strangers[0]} is not one", fix="choose another mask or term"
+        )
+    swapped = {paths[id(own[name])]: tensor for name, tensor in weights.items()}
     return torch.func.functional_call(host, swapped, (), dict(inputs))
 
 

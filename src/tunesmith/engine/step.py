@@ -62,6 +62,7 @@ class Step:
         head: the kind of head: ``sequence-classification``, ``token-classification``, ``causal-lm``, ``seq2seq-lm``.
         progress: share of the run that lies behind, 0 to 1.
         keep: what the main pass keeps for the losses that ask for it (``states``, ``activations``).
+        moved: whether training has begun, so that the model's own weights may not be the base's any more.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Step:
         *,
         progress: float = 0.0,
         keep: Collection[str] = (),
+        moved: bool = False,
     ):
         self.host = host
         self.batch = batch
@@ -79,6 +81,7 @@ class Step:
         self.progress = progress
         self.labels = batch["labels"]
         self.mask = supervised(self.labels, head)
+        self.moved = moved
         self._keep = frozenset(keep)
         self._draws = 0
 
@@ -175,6 +178,10 @@ class Step:
         states = layer_states(output) if STATES in keep else []
         return Pass(logits, hidden[-1], self._features, states, activations)
 
+    def again(self) -> Tensor:
+        """The logits at the same units from another forward pass, which differs where there is dropout."""
+        return self.run().logits
+
     def forward(self, **changes: Any) -> Any:
         """A forward pass of the model on the batch, with parts of it replaced."""
         return self.host(**self._inputs(changes))
@@ -190,7 +197,7 @@ class Step:
         Raises:
             RunError: the base's weights were not kept.
         """
-        if not self.host.origin and not all(w.fresh for w in self.host.weights().values()):
+        if self.moved and not self.host.origin and not all(w.fresh for w in self.host.weights().values()):
             raise RunError("the base's weights were not kept; a term that asks for the base has `compares = True`")
         with torch.no_grad(), self.host.off(), as_in_use(self.host):
             return self.run(weights=self.host.origin, keep=keep)
@@ -209,7 +216,7 @@ class Step:
 
     def on(self, batch: dict[str, Tensor]) -> Step:
         """Another batch, seen by the same model."""
-        return Step(self.host, batch, self.head, progress=self.progress)
+        return Step(self.host, batch, self.head, progress=self.progress, moved=self.moved)
 
     # ------------------------------------------------------------------ what else a loss may ask for
 

@@ -51,6 +51,7 @@ class Site:
         inputs: size of the last dimension of what comes in (for an embedding: number of ids).
         outputs: size of the last dimension of what goes out.
         rows: the outputs of a fused module that belong to this site; None for all.
+        shared: what the sites of one technique have in common (`Adapter.share`), or None.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Site:
     inputs: int
     outputs: int
     rows: slice | None = None
+    shared: Any = None
 
     @property
     def kind(self) -> Literal["linear", "embedding", "norm"]:
@@ -86,7 +88,10 @@ class Site:
 
 @dataclass(frozen=True)
 class Weight:
-    """One of the model's own tensors: where it sits, whether it was newly made, and whether the head shares it."""
+    """One of the model's own tensors: where it sits, whether it was newly made, and whether the head shares it.
+
+    ``transposed`` says that it is kept as (inputs, outputs), as GPT-2 does.
+    """
 
     name: str
     role: str
@@ -97,6 +102,7 @@ class Weight:
     parameter: nn.Parameter
     fresh: bool = False
     tied: bool = False
+    transposed: bool = False
 
     @property
     def from_top(self) -> int | None:
@@ -146,6 +152,7 @@ class Anatomy:
                 Weight(
                     name, self.role(path), self.layer(path), stack, depth[stack],
                     leaf.endswith("bias"), parameter, name in self.fresh, parameter is head,
+                    parameter.ndim == 2 and _transposed(self.modules[path]),
                 )
             )  # fmt: skip
         return found
