@@ -27,10 +27,12 @@ from .report import (
 PIPELINE = {
     "classify": "text-classification", "pair": "text-classification", "regress": "text-classification",
     "tag": "token-classification", "generate": "text-generation", "chat": "text-generation", "lm": "text-generation",
+    "prefer": "text-generation",
 }  # fmt: skip
 
 CALL = {
     "generate": 'run.generate(["..."])', "chat": 'run.generate(["..."])', "lm": 'run.generate(["..."])',
+    "prefer": 'run.generate(["..."])',
     "pair": 'run.predict([["...", "..."]])', "tag": 'run.predict([["a", "few", "words"]])',
 }  # fmt: skip
 """How a finished run is asked, where it is not ``run.predict(["..."])``."""

@@ -402,6 +402,7 @@ _BY_TASK = {
     "generate": ("loss", "perplexity"),
     "chat": ("loss", "perplexity"),
     "lm": ("loss", "perplexity"),
+    "prefer": ("loss", "perplexity", "accuracy"),
     "text": ("exact_match", "rouge_l", "chrf", "length_ratio"),
 }
 

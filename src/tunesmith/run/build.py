@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import artefacts
+from ..engine.step import Step
 from ..errors import InputError
 from ..host import Host
+from ..losses import Loss
 from ..models.bases import BaseInfo, load
 from ..recipe import Recipe
 
@@ -65,6 +68,28 @@ def problem_of(head: str, labels: list[str] | None, *, multi: bool) -> str | Non
     if labels is None:
         return "regression"
     return "multi_label_classification" if multi else "single_label_classification"
+
+
+def used_terms(terms: Sequence[Loss]) -> list[Loss]:
+    """The terms that own a part of the model: they change its logits in use."""
+    return [term for term in terms if type(term).read is not Loss.read]
+
+
+def load_terms(recipe: Recipe, host: Host, head: str, folder: Path) -> list[Loss]:
+    """The terms of a finished run that are needed in use, with their tensors."""
+    terms = used_terms([chosen.build() for chosen in recipe.loss])
+    if not terms:
+        return []
+    ids = torch.ones(1, 2, dtype=torch.long, device=next(host.parameters()).device)
+    labels = ids[:, 0] * 0 if head == "sequence-classification" else ids * 0
+    step = Step(host, {"input_ids": ids, "attention_mask": ids, "labels": labels}, head)
+    with torch.no_grad():
+        for term in terms:
+            term.start(step)
+            if isinstance(term, torch.nn.Module):
+                term.to(ids.device)
+    artefacts.load_terms(terms, folder)
+    return terms
 
 
 def rate_of(recipe: Recipe) -> float:

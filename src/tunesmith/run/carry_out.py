@@ -36,7 +36,7 @@ from ..recipe import Recipe
 from ..recipe import read as read_recipe
 from ..storage import atomic_file, atomic_folder, write_json
 from .audit import BaseAndTuned, audit, check_audits
-from .build import device, make_host, rate_of
+from .build import device, make_host, rate_of, used_terms
 from .events import EventLog, Listener, read_events
 from .measure import WRITERS, Probe, Scale, answers, before_training, labels_of, write_texts
 from .prepare import Prepared, keep_rows, on_disk, prepare
@@ -353,6 +353,8 @@ def _texts(made: Trained, written: np.ndarray) -> dict[str, Any]:
 def _work(made: Trained) -> Work:
     recipe, task = made.prepared.recipe, made.prepared.task
     losses = recipe.loss or [find("loss", task.loss).choose()]
+    terms = [c.build() for c in losses]
+    made.reading.terms = used_terms(terms)
     *transforms, stepper = recipe.optimizer
     rate = rate_of(recipe)
     validation = made.prepared.encoded["validation"]
@@ -361,7 +363,7 @@ def _work(made: Trained) -> Work:
         rows=made.prepared.encoded["train"],
         collate=made.reading.collate,
         head=made.prepared.head,
-        losses=[c.build() for c in losses],
+        losses=terms,
         gradient=recipe.gradient.build(),
         transforms=[c.build() for c in transforms],
         stepper=stepper.part.choose({**stepper.settings, "lr": rate}).build(),
@@ -505,6 +507,7 @@ def _save(made: Trained) -> None:
             )
         else:
             artefacts.save_model(made.host, target)
+        artefacts.save_terms(made.reading.terms, target)
         save_tokenizer(prepared.reader, made.host, target, chats=prepared.task.name == "chat")
     _write_probe(made, made.folder / "probe")
     for old in (made.folder / "checkpoints").glob("step-*"):

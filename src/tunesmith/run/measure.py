@@ -22,7 +22,7 @@ PROBE_ROWS = 5000
 
 PROBE_TOKENS = 20_000
 
-WRITERS = ("generate", "chat", "lm")
+WRITERS = ("generate", "chat", "lm", "prefer")
 """Tasks whose base answers by itself, with the head that it came with; the others' base is asked by a linear probe."""
 
 PLAIN_BASE, PROBED_BASE = "base (zero-shot)", "base (linear probe)"
@@ -68,6 +68,8 @@ def answers(task: Task, encoded: Held, outputs: Outputs, chosen: np.ndarray, sca
                 for i, t, o in zip(chosen, outputs.tokens, originals, strict=True)]  # fmt: skip
         truth = [task.target(o) for o in originals]
         return Answers(truth, tagged, loss=outputs.loss, units=outputs.units)
+    if task.name == "prefer":
+        return _preferred(outputs)
     return _by_row(encoded, outputs, chosen)
 
 
@@ -88,6 +90,13 @@ def tags_of(task: Task, encoded: dict[str, Any], scores: np.ndarray, words: int)
     for word, score in zip(encoded["words"], scores, strict=True):
         said[word] = labels[int(score.argmax())]
     return said
+
+
+def _preferred(outputs: Outputs) -> Answers:
+    """Losses of the good answers; of pairs also whether the chosen answer is the likelier one, token by token."""
+    margins = [float(m[0]) for m in outputs.tokens if len(m)]
+    said = [int(margin > 0) for margin in margins]
+    return Answers([1] * len(outputs.loss), said, loss=outputs.loss, units=outputs.units)
 
 
 def _by_row(encoded: Held, outputs: Outputs, chosen: np.ndarray) -> Answers:

@@ -31,7 +31,7 @@ from ..models.bases import BaseInfo, load, resolve
 from ..recipe import Recipe, override
 from ..recipe import read as read_recipe
 from ..storage import atomic_folder, write_json
-from .build import device, make_host
+from .build import device, load_terms, make_host
 from .carry_out import artefact_folder, check_same, held_out_rows, prove, save_tokenizer
 from .measure import answers, tags_of
 from .prepare import prepare
@@ -121,10 +121,11 @@ class Run:
     @cached_property
     def reading(self) -> Reading:
         """How rows are read with the model."""
-        pad = self.reader.tokenizer.pad_token_id
+        pad, head = self.reader.tokenizer.pad_token_id, self.task.head(self.base.architecture)
         return Reading(
-            self.host, collator(self.task, pad if pad is not None else 0), self.task.head(self.base.architecture),
+            self.host, collator(self.task, pad if pad is not None else 0), head,
             tokens=2 * self.recipe.batch.tokens, dtype=pick(self.recipe.precision, device()),
+            terms=load_terms(self.recipe, self.host, head, self.artefact),
         )  # fmt: skip
 
     # ------------------------------------------------------------------ use
@@ -141,7 +142,7 @@ class Run:
             a list of tags, or a text.
         """
         table = self._table(rows)
-        if self.task.name in ("generate", "chat", "lm"):
+        if self.task.name in ("generate", "chat", "lm", "prefer"):
             return self._write([table[i] for i in range(len(table))])
         encoded = self._encode(table)
         outputs = engine.read(self.reading, encoded)
@@ -177,7 +178,7 @@ class Run:
         Raises:
             InputError: the run's task writes no text.
         """
-        if self.task.name not in ("generate", "chat", "lm"):
+        if self.task.name not in ("generate", "chat", "lm", "prefer"):
             raise InputError(f"task {self.task.name} writes no text", where=self.folder, fix="use predict")
         table = self._table(list(prompts))
         with self.host.off() if base else _nothing():
@@ -209,7 +210,7 @@ class Run:
         measured = scores(tuned, names)
         result: dict[str, Any] = {"rows": len(table), "task": self.task.name, "notes": measured.notes}
         result["tuned"] = {n: asdict(m) for n, m in measured.items()}
-        if self.recipe.adapter and self.task.name in ("generate", "chat", "lm"):
+        if self.recipe.adapter and self.task.name in ("generate", "chat", "lm", "prefer"):
             with self.host.off():
                 base = self._answers(encoded, everything)
             changes = {n: difference(n, tuned, base) for n in measured}
