@@ -175,6 +175,11 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
+def test_the_claim_of_the_page_is_the_file() -> None:
+    (shown,) = [b for b in FILES if b.page == "docs/comparing.md"]
+    assert (ROOT / shown.title).read_text(encoding="utf-8") == shown.text
+
+
 def test_every_page_is_in_the_navigation() -> None:
     listed = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
     named = {page for entry in listed for page in entry.values()}

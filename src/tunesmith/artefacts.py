@@ -82,8 +82,19 @@ def save_adapter(host: Host, folder: Path, *, base: str, revision: str | None, h
         save_file(tensors, folder / peft_format.TENSORS, metadata={"format": "pt"})
         write_json(folder / peft_format.CONFIG, config)
     if not for_peft or not peft_format.is_whole(host):
-        save_file({n: t.contiguous().cpu() for n, t in host.state().items()}, folder / OWN_FILE)
+        state = {n: t.contiguous().cpu() for n, t in host.state().items()}
+        save_file(state, folder / OWN_FILE, metadata=_patch_facts(host, base))
     write_manifest(host, folder)
+
+
+def _patch_facts(host: Host, base: str) -> dict[str, str]:
+    """The metadata that a sparse difference needs: each base tensor's shape and hash, in the file's header."""
+    facts = {}
+    with host.off():
+        for name, patch in host.patches.items():
+            tensor = patch.weight.parameter
+            facts[name] = {"shape": list(tensor.shape), "sha256": digest(tensor)}
+    return {"format": "pt", "base": base, "entries": json.dumps(facts)}
 
 
 def load_adapter(host: Host, folder: Path) -> None:

@@ -7,7 +7,7 @@ done with adapters in general is done here, once, for all of them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError, RunError
+from .masks import EntryMask
+from .masks._weights import check_roles
 from .models.anatomy import Anatomy, Site, Weight, untie
+from .patches import Patch
 
 
 class Host(nn.Module):
@@ -37,6 +40,9 @@ class Host(nn.Module):
         self._stacks: dict[str, list[str]] = {}
         self._hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
         self._on = True
+        self.patches: dict[str, Patch] = {}
+        self._rule: EntryMask | None = None
+        self._resting: set[str] = set()
         self._watched: Tensor | bool = False
         self.train_only()
 
@@ -175,10 +181,18 @@ class Host(nn.Module):
     def off(self) -> Iterator[None]:
         """Inside this block the model is its base, bit for bit."""
         before, self._on = self._on, False
+        for patch in self.patches.values() if before else ():
+            patch.revert()
+        if self.patches:
+            torch.clear_autocast_cache()  # it holds weights in low precision, as they were
         try:
             yield
         finally:
             self._on = before
+            if before:
+                self.write()
+            if self.patches:
+                torch.clear_autocast_cache()
 
     @contextlib.contextmanager
     def head_only_at(self, places: Tensor) -> Iterator[None]:
@@ -206,21 +220,64 @@ class Host(nn.Module):
     def train_only(self, mask: Any = None) -> None:
         """Let train: the adapters, the tensors made for the task, and what the mask chooses of the model's own.
 
+        Of a mask that chooses entries, nothing trains before they are given to `place`.
+
         Raises:
-            InputError: nothing at all would train.
+            InputError: the mask names a role that the model does not have, or nothing at all would train.
         """
+        check_roles(self.anatomy.weights, getattr(mask, "roles", ()))
+        self._rule = mask if mask is not None and mask.sparse else None
+        self._resting = set()
+        whole = mask if self._rule is None else None
         for weight in self.anatomy.weights:
-            weight.parameter.requires_grad_(weight.fresh or (mask is not None and mask.trains(weight)))
-        if mask is not None and not self.trainable():
+            weight.parameter.requires_grad_(weight.fresh or (whole is not None and whole.trains(weight)))
+        if mask is not None and not self.trainable() and not self.choosable(mask):
             raise InputError(
                 f"mask {type(mask).__name__} leaves nothing to train in {type(self.model).__name__}",
                 fix="choose another mask, or add an adapter",
             )
 
+    def choosable(self, mask: Any) -> list[Weight]:
+        """The model's own weights, those made for the task apart, that a mask may choose."""
+        return [w for w in self.anatomy.weights if not w.fresh and mask.trains(w)]
+
+    def place(self, chosen: Mapping[str, Tensor | None]) -> None:
+        """Let these entries move: name of a weight -> flat indices, ascending, or None for all of it."""
+        self._drop_patches(revert=True)
+        ordered = [w for w in self.anatomy.weights if w.name in chosen]
+        self.patches = {w.name: Patch(w, chosen[w.name], self._rule) for w in ordered}
+
+    def write(self) -> None:
+        """Bring the weights in line with the values of their entries, which may have been moved by anyone."""
+        for patch in self.patches.values():
+            patch.write()
+
+    def _drop_patches(self, *, revert: bool) -> None:
+        for patch in self.patches.values():
+            patch.deafen()
+            if revert:
+                patch.revert()
+        self.patches = {}
+
+    def rest(self, resting: Iterable[str]) -> None:
+        """Of the own weights that train, let these rest: they get no gradient until they are left out here."""
+        mine = {w.name: w.parameter for w in self.weights().values()}
+        self._resting = set(resting) & mine.keys()
+        for name, parameter in mine.items():
+            parameter.requires_grad_(name not in self._resting)
+
+    def count(self) -> int:
+        """How many numbers train; of entries that are not chosen yet, about how many will."""
+        pending = self._rule is not None and not self.patches
+        later = self._rule.count(self.choosable(self._rule)) if pending and self._rule else 0
+        return later + sum(p.numel() for p in self.trainable().values())
+
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Name -> tensor of everything that trains: the adapters' (``adapter.``) and the model's own (``model.``)."""
-        own = {f"model.{w.name}": w.parameter for w in self.anatomy.weights if w.parameter.requires_grad}
-        return {**self._adapter_parameters(), **own}
+        """Name -> tensor of all that trains: the adapters' (``adapter.``), the model's own (``model.``), and the values
+        of entries inside one of the model's own (``entries.``)."""
+        own = {name: w.parameter for name, w in self.weights().items()}
+        entries = {f"entries.{name}.values": patch.values for name, patch in self.patches.items()}
+        return {**self._adapter_parameters(), **own, **entries}
 
     def _adapter_parameters(self) -> dict[str, nn.Parameter]:
         return {
@@ -244,8 +301,12 @@ class Host(nn.Module):
         return next(key for key, value in self.adapters.items() if value is adapter).replace("/", ".")
 
     def weights(self) -> dict[str, Weight]:
-        """Name -> description of each of the model's own tensors that train."""
-        return {f"model.{w.name}": w for w in self.anatomy.weights if w.parameter.requires_grad}
+        """Name -> description of each of the model's own tensors that trains whole, now or at another time of the run."""
+        return {
+            f"model.{w.name}": w
+            for w in self.anatomy.weights
+            if (w.parameter.requires_grad or w.name in self._resting) and w.name not in self.patches
+        }
 
     # ------------------------------------------------------------------ saving and loading
 
@@ -261,8 +322,9 @@ class Host(nn.Module):
             for name, tensor in module.state_dict().items()
             if training or name not in getattr(module, "scratch", ())
         }
-        own = {name: p for name, p in self.trainable().items() if name.startswith("model.")}
-        return {name: tensor.detach() for name, tensor in {**adapters, **own}.items()}
+        own = {name: w.parameter for name, w in self.weights().items()}
+        entries = {f"entries.{n}.{kind}": t for n, patch in self.patches.items() for kind, t in patch.state().items()}
+        return {name: tensor.detach() for name, tensor in {**adapters, **own, **entries}.items()}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor], *, training: bool = False) -> None:
@@ -271,6 +333,7 @@ class Host(nn.Module):
         Raises:
             RunError: a tensor is missing, left over, or of another shape.
         """
+        self._place_as(state)
         here = self.state(training=training)
         sized = self._sized()
         if missing := sorted(here.keys() - state.keys()):
@@ -284,6 +347,27 @@ class Host(nn.Module):
             if tensor.shape != state[name].shape:
                 raise RunError(f"{name} was saved as {tuple(state[name].shape)}, this recipe has {tuple(tensor.shape)}")
             tensor.copy_(state[name])
+        self.write()
+
+    def _place_as(self, state: Mapping[str, Tensor]) -> None:
+        """Choose the entries that a saved state holds."""
+        names = [n.removesuffix(".values") for n in state if n.startswith("entries.") and n.endswith(".values")]
+        known = {w.name for w in self.anatomy.weights}
+        if unknown := [n for n in names if n.removeprefix("entries.") not in known]:
+            raise RunError(f"the saved state has {unknown[0]}, a weight that this model does not")
+        same = all(self._has(n.removeprefix("entries."), state.get(f"{n}.indices")) for n in names)
+        if same and len(names) == len(self.patches):
+            return
+        self.place({n.removeprefix("entries."): state.get(f"{n}.indices") for n in names})
+        for name, patch in self.patches.items():
+            given = state.get(f"entries.{name}.given")
+            patch.given = None if given is None else given.to(patch.values.device).clone()
+
+    def _has(self, name: str, indices: Tensor | None) -> bool:
+        mine = self.patches[name].indices if name in self.patches else None
+        if indices is None or mine is None:
+            return name in self.patches and indices is mine
+        return torch.equal(mine.cpu(), indices.to("cpu", mine.dtype))
 
     def _sized(self) -> dict[str, Tensor]:
         """Tensors of the adapters whose sizes follow from what they observed."""
@@ -324,6 +408,7 @@ class Host(nn.Module):
             self._hooks.pop(path).remove()
         self.adapters, self.shared = nn.ModuleDict(), nn.ModuleDict()
         self._sites, self._stacks, self._attached = {}, {}, []
+        self._drop_patches(revert=False)
 
     def _fold_one(self, path: str, module: Any) -> None:
         mine = [self.adapters[key] for key in self._stacks[path]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics as plain
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from ..errors import InputError
 from ..evaluation.wording import PERCENT
 from ..recipe import Recipe
 from ..run.reporting import technique_of
-from .identity import Identities
+from .identity import Identities, Identity
 from .pool import Hear, Job, fill
 from .result import Result
 from .statistics import Effect, adjusted, effect, power_statement, verdict
@@ -124,7 +125,7 @@ class Comparison:
         """Everything that ``comparison.json`` holds."""
         first = next(iter(self.results.values()))[0]
         pairs = self.pairs()
-        return {
+        values = {
             "schema": SCHEMA, "task": first.task, "base": first.base, "metric": self.metric,
             "greater": self.score(next(iter(self.results))).greater, "seeds": list(self.seeds), "level": self.level,
             "correction": self.correction, "rows": len(first.answers), "source": first.recipe["rows"]["train"],
@@ -143,8 +144,18 @@ class Comparison:
             ],
             "front": {cost: self.front(cost) for cost in ("training_seconds", "trainable", "peak_bytes")},
             "power": self.power(), "environment": first.environment,
-            "fingerprints": {n: [r.identity for r in found] for n, found in self.results.items()},
+            "fingerprints": {n: [Identity(r.identity).fingerprint for r in found] for n, found in self.results.items()},
         }  # fmt: skip
+        return _strict(values)
+
+
+def _strict(value: Any) -> Any:
+    """With None for what is no number, as JSON has it."""
+    if isinstance(value, Mapping):
+        return {k: _strict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def compare(

@@ -177,6 +177,22 @@ def visible(change: Effect, seeds: int | None = None, power: float = POWER) -> f
     return float(stats.t.ppf((1 + change.level) / 2, freedom) + stats.t.ppf(power, freedom)) * error
 
 
+def power_of(change: Effect, difference: float) -> float:
+    """The chance that these seeds and rows see a true difference of this size.
+
+    Args:
+        change: measured; its spreads are taken as the true ones.
+        difference: the true difference, in the metric's own unit.
+    """
+    from scipy import stats
+
+    if not change.error:
+        return 1.0 if difference else 0.0
+    edge = float(stats.t.ppf((1 + change.level) / 2, change.freedom))
+    reach = abs(difference) / change.error
+    return float(stats.nct.sf(edge, change.freedom, reach) + stats.nct.cdf(-edge, change.freedom, reach))
+
+
 def seeds_for(change: Effect, wanted: float, most: int = 1000) -> int | None:
     """How many seeds see a true difference of this size; None where even ``most`` do not, for want of rows."""
     if math.isnan(change.spread) or visible(change, most) > wanted:

@@ -18,10 +18,12 @@ from ..errors import RunError
 from ..gradients import Gradient
 from ..host import Host
 from ..losses import Loss
+from ..masks import Mask, Moment
 from ..optimizers import Stepper, Transform
 from ..schedules import Schedule
 from . import checkpoint
 from .batches import epoch_steps, micro_batches
+from .choosing import Chooser
 from .health import WATCHED, Watch
 from .memory import is_out_of_memory, peak_bytes
 from .precision import arithmetic
@@ -95,6 +97,7 @@ class Work:
         save_steps: steps between checkpoints, on top.
         validate: gives the loss on held-out rows; None validates never.
         validations: validations in each epoch.
+        mask: which of the model's own weights move, where the choice is made or changes in training.
     """
 
     host: Host
@@ -116,6 +119,7 @@ class Work:
     save_steps: int | None = None
     validate: Callable[[], float] | None = None
     validations: int = 1
+    mask: Mask | None = None
 
 
 @dataclass
@@ -133,6 +137,7 @@ class State:
     waited: int = 0
     stopped: str = ""
     asleep: dict[str, str] = field(default_factory=dict)
+    refreshes: int = 0
 
 
 class Loop:
@@ -149,19 +154,43 @@ class Loop:
     def __init__(self, work: Work, device: torch.device | None = None):
         self.work = work
         self.device = device or next(work.host.parameters()).device
-        self.parameters = work.host.trainable()
-        self.optimizer = work.stepper.build(self._groups())
         self.state = State(micro_tokens=work.tokens)
         self.total_steps = work.budget.total_steps(len(work.rows), work.rows_per_step)
         self.interrupt: int | None = None
+        self.chooser = Chooser(self)
+        if self.chooser.settled:
+            self._build()
+        self.observed = False
         self._best: dict[str, Tensor] = {}
         self._saved_at = 0.0
 
+    def _build(self) -> None:
+        """The optimizer over everything that trains."""
+        self.parameters = self.work.host.trainable()
+        self.optimizer = self.work.stepper.build(self._groups())
+
     # ------------------------------------------------------------------ the loop
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def choose(self) -> Iterator[dict[str, Any]]:
+        """Let the mask choose what trains, once, from gradients or from a tuning where it needs them."""
         self._observe()
-        watch = Watch(self.parameters) if self.state.step < WATCHED else None
+        if self.chooser.settled:
+            return
+        yield from self.chooser.choose()
+        if self.chooser.settled:
+            self._build()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        yield from self.choose()
+        if not self.state.stopped:
+            yield from self._train()
+        self._finish()
+        yield {"event": "end", **asdict(self.state)}
+
+    def _train(self) -> Iterator[dict[str, Any]]:
+        self.chooser.before_step(self.moment)
+        awake = {n: p for n, p in self.parameters.items() if p.requires_grad}
+        watch = Watch(awake) if self.state.step < WATCHED else None
         self.work.host.train()
         start = time.perf_counter() - self.state.seconds
         for indices in self._remaining_steps():
@@ -181,24 +210,24 @@ class Loop:
                 yield self._save()
             if self.state.stopped:
                 break
-        self._finish()
-        yield {"event": "end", **asdict(self.state)}
 
     def _observe(self) -> None:
         """Show the adapters that ask for it their sites on the first rows, once; a resumed run has done it."""
         count, gradients = self.work.host.observes()
-        if self.state.step or not count:
+        if self.observed or self.state.step or not count:
             return
+        self.observed = True
         torch.manual_seed(self.work.seed)
         self.work.host.eval()
         for indices in itertools.islice(self._micro_batches(), count):
             batch = self.work.collate(self.work.rows.take(indices))
-            loss = self._closure(batch, count_units(batch["labels"], self.work.head))
+            loss = self.closure(batch, count_units(batch["labels"], self.work.head))
             with self.work.host.observing(batch.get("attention_mask")), torch.set_grad_enabled(gradients):
                 value = loss()
                 if gradients:
                     value.backward()
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.work.host.trainable().values():
+            parameter.grad = None
         self.work.host.settle()
 
     def _micro_batches(self) -> Iterator[np.ndarray]:
@@ -220,7 +249,9 @@ class Loop:
     def _step(self, indices: np.ndarray, watch: Watch | None) -> dict[str, Any]:
         torch.manual_seed(hash((self.work.seed, self.state.step)) % 2**63)
         rate = self._set_rate()
+        self.chooser.before_step(self.moment)
         loss, units, tokens = self._gradient(indices)
+        self.chooser.after_backward()
         value = float(loss)
         if not math.isfinite(value):
             raise RunError(self._blame(indices, value))
@@ -234,7 +265,9 @@ class Loop:
             raise RunError(
                 f"step {self.state.step + 1}: {odd[0]} is {figures[odd[0]]} at loss {value:.4g}; lower the rate"
             )
+        self.chooser.hold()
         self.optimizer.step()
+        self.chooser.after_step()
         for parameter in self.work.host.after_step(self._progress()):
             self.optimizer.state.pop(parameter, None)
         self.optimizer.zero_grad(set_to_none=True)
@@ -258,7 +291,8 @@ class Loop:
                     for group in micro_batches(indices, self.work.rows.lengths, self.state.micro_tokens)
                 ]
                 units = sum(count_units(b["labels"], self.work.head) for b in batches)
-                losses = [self._closure(batch, units) for batch in batches]
+                self.chooser.compare(batches, units)
+                losses = [self.closure(batch, units) for batch in batches]
                 loss = self.work.gradient(losses, list(self.parameters.values()))
                 return loss, units, int(self.work.rows.lengths[indices].sum())
             except (RuntimeError, MemoryError) as error:
@@ -266,13 +300,18 @@ class Loop:
                     raise
                 self._shrink(indices)
 
-    def _closure(self, batch: dict[str, Tensor], units: int) -> Callable[[], Tensor]:
-        """The share of one micro-batch in the mean over the step's supervised units."""
+    def closure(
+        self, batch: dict[str, Tensor], units: int, asks: Callable[[Step], Tensor] | None = None
+    ) -> Callable[[], Tensor]:
+        """The share of one micro-batch in the mean over the step's supervised units; ``asks`` replaces the losses."""
 
         def loss() -> Tensor:
             moved = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
+            self.work.host.write()
             with arithmetic(self.work.dtype, self.device):
                 step = Step(self.work.host, moved, self.work.head)
+                if asks is not None:
+                    return asks(step) * (step.units / max(1, units))
                 terms = [term.weight * term(step) for term in self.work.losses]
                 if (penalty := self.work.host.penalty()) is not None:
                     terms.append(penalty)
@@ -298,7 +337,7 @@ class Loop:
         for index in indices:
             batch = self.work.collate(self.work.rows.take(np.array([index])))
             with torch.no_grad():
-                if not math.isfinite(float(self._closure(batch, count_units(batch["labels"], self.work.head))())):
+                if not math.isfinite(float(self.closure(batch, count_units(batch["labels"], self.work.head))())):
                     culprits.append(self.work.rows.where(int(index)))
         named = ", ".join(culprits[:5]) or ", ".join(self.work.rows.where(int(i)) for i in indices[:5])
         return (
@@ -312,7 +351,7 @@ class Loop:
         factors = self.work.host.rates()
         groups: dict[tuple[bool, float], list[Any]] = {}
         for name, parameter in self.parameters.items():
-            groups.setdefault((parameter.ndim > 1, factors.get(name, 1.0)), []).append(parameter)
+            groups.setdefault((parameter.ndim > 1, factors.get(name, self.chooser.rate_of(name))), []).append(parameter)
         ordered = sorted(groups.items(), key=lambda item: (not item[0][0], item[0][1]))
         return [{"params": g, "decays": decays, "factor": factor} for (decays, factor), g in ordered]
 
@@ -321,6 +360,11 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         return rate
+
+    @property
+    def moment(self) -> Moment:
+        """Where in the run the coming step is."""
+        return Moment(self.state.step, self.total_steps, self._progress())
 
     def _progress(self) -> float:
         """Share of the budget that lies behind the middle of the coming step, 0 to 1."""
@@ -383,7 +427,11 @@ class Loop:
 
     def _save(self) -> dict[str, Any]:
         assert self.work.folder is not None
-        tensors = {**self.work.host.state(training=True), **{f"best.{k}": v for k, v in self._best.items()}}
+        tensors = {
+            **self.work.host.state(training=True),
+            **{f"best.{k}": v for k, v in self._best.items()},
+            **self.chooser.state(),
+        }
         path = checkpoint.save(self.work.folder, self.state.step, tensors, self.optimizer, asdict(self.state))
         self._saved_at = self.state.seconds
         return {"event": "save", "step": self.state.step, "path": str(path)}
@@ -393,8 +441,11 @@ class Loop:
         path = checkpoint.newest(self.work.folder) if self.work.folder else None
         if path is None:
             return False
-        tensors, facts = checkpoint.load(path, self.optimizer)
-        self.work.host.load({k: v for k, v in tensors.items() if not k.startswith("best.")}, training=True)
+        tensors, facts = checkpoint.load(path)
+        self.chooser.load(tensors)
+        self.work.host.load({k: v for k, v in tensors.items() if not k.startswith(("best.", "mask."))}, training=True)
+        self._build()
+        checkpoint.load_optimizer(path, self.optimizer, facts["optimizer"])
         self._best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
         known: Mapping[str, Any] = {k: v for k, v in facts.items() if k in State.__dataclass_fields__}
         self.state = State(**{**known, "stopped": ""})
@@ -405,6 +456,8 @@ class Loop:
         """With early stopping the best weights are the result."""
         if self._best and self.state.stopped != "interrupted":
             self.work.host.load(self._best)
+        if self.state.stopped != "interrupted":
+            self.chooser.harden()
         self.work.host.eval()
 
 
@@ -416,6 +469,8 @@ def flops(work: Work, steps: int = 2) -> tuple[int, int]:
     from torch.utils.flop_counter import FlopCounterMode
 
     loop = Loop(work)
+    for _ in loop.choose():
+        pass
     chosen = epoch_steps(work.rows.lengths, work.rows_per_step, seed=work.seed, epoch=0)[:steps]
     with FlopCounterMode(display=False) as counter:
         tokens = sum(loop._gradient(indices)[2] for indices in chosen)

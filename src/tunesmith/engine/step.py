@@ -74,6 +74,10 @@ class Step:
         """The model's logits at each supervised unit."""
         return self._at_units(self.forward)
 
+    def again(self) -> Tensor:
+        """The logits at the same units from another forward pass, which differs where there is dropout."""
+        return self._at_units(self.forward)
+
     def forward(self, **changes: Any) -> Any:
         """A forward pass of the model on the batch, with parts of it replaced."""
         inputs = self.inputs | changes

@@ -88,7 +88,10 @@ class Site:
 
 @dataclass(frozen=True)
 class Weight:
-    """One of the model's own tensors: where it sits, whether it was newly made, and whether the head shares it."""
+    """One of the model's own tensors: where it sits, whether it was newly made, and whether the head shares it.
+
+    ``transposed`` says that it is kept as (inputs, outputs), as GPT-2 does.
+    """
 
     name: str
     role: str
@@ -99,6 +102,7 @@ class Weight:
     parameter: nn.Parameter
     fresh: bool = False
     tied: bool = False
+    transposed: bool = False
 
     @property
     def from_top(self) -> int | None:
@@ -148,6 +152,7 @@ class Anatomy:
                 Weight(
                     name, self.role(path), self.layer(path), stack, depth[stack],
                     leaf.endswith("bias"), parameter, name in self.fresh, parameter is head,
+                    parameter.ndim == 2 and _transposed(self.modules[path]),
                 )
             )  # fmt: skip
         return found

@@ -47,7 +47,7 @@ def make_host(
     for number, adapter in enumerate(recipe.adapter):
         host.attach(adapter, seed=recipe.seed + number, begin=trained is None)
     host.train_only(recipe.mask.build() if recipe.mask and trained is None else None)
-    if not host.trainable():
+    if not host.count() and trained is None:
         raise InputError("nothing would train", expected="an adapter or a mask")
     if recipe.gradient_checkpointing:
         host.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

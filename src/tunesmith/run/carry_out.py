@@ -350,6 +350,7 @@ def _work(made: Trained) -> Work:
         save_steps=recipe.save.steps,
         validate=(lambda: _validation_loss(made, validation)) if len(validation) else None,
         validations=recipe.checks.validations,
+        mask=recipe.mask.build() if recipe.mask else None,
     )
 
 
@@ -374,9 +375,11 @@ def _train(made: Trained, work: Work, hear: Listener) -> None:
     if engine.resume():
         hear({"event": "note", "text": f"resumed at step {engine.state.step}"})
     rates = {"rate": work.stepper.lr, "steps": engine.total_steps if np.isfinite(engine.total_steps) else None}
-    count = sum(p.numel() for p in engine.parameters.values())
-    hear({"event": "start", "trainable": count, "tensors": len(engine.parameters), **rates})
     with _signals(engine):
+        for event in engine.choose():
+            hear(event)
+        count = made.host.count()
+        hear({"event": "start", "trainable": count, "tensors": len(made.host.trainable()), **rates})
         for event in engine:
             hear(event)
             if event["event"] == "health" and event["step"] >= 10 and event["asleep"]:
@@ -446,15 +449,17 @@ def _row_text(prepared: Prepared, row: dict[str, Any]) -> str:
 
 
 def artefact_folder(folder: Path, recipe: Recipe) -> Path:
-    """``adapter`` for a run with adapters, ``model`` for one that trained the model's own weights."""
-    return folder / ("adapter" if recipe.adapter else "model")
+    """``adapter`` for a run with adapters, ``delta`` for one that moved entries, ``model`` for one that moved tensors."""
+    if recipe.adapter:
+        return folder / "adapter"
+    return folder / ("delta" if recipe.mask and recipe.mask.part.attributes["sparse"] else "model")
 
 
 def _save(made: Trained) -> None:
     """Write the artefact whole, with the tokenizer, and the outputs that it must give again."""
     prepared = made.prepared
     with atomic_folder(artefact_folder(made.folder, prepared.recipe)) as target:
-        if prepared.recipe.adapter:
+        if prepared.recipe.adapter or made.host.patches:
             artefacts.save_adapter(
                 made.host, target, base=str(prepared.base.name), revision=prepared.base.revision, head=prepared.head
             )

@@ -91,13 +91,18 @@ class Run:
         head = self.task.head(self.base.architecture)
         labels = self.task.labels if self.task.name != "regress" else None
         trained = _manifest(folder)
-        if self.recipe.adapter:
+        if self._beside_base:
             host = make_host(self.recipe, self.base, head, labels, multi=self._multi, trained=trained)
             artefacts.load_adapter(host, folder)
         else:
             host = Host(load(resolve(str(folder)), head, labels=labels, seed=0).model, trained)
             artefacts.check_manifest(host, folder)
         return host.to(device()).eval()
+
+    @property
+    def _beside_base(self) -> bool:
+        """Whether what was trained is kept apart from the base."""
+        return artefact_folder(self.folder, self.recipe).name != "model"
 
     @property
     def _multi(self) -> bool:
@@ -278,7 +283,7 @@ class Run:
         reason = self.host.why_not_fold()
         if form == "merged" and reason:
             raise InputError(f"cannot be merged: {reason}", where=self.folder, fix="--as adapter")
-        if form == "adapter" and not self.recipe.adapter:
+        if form == "adapter" and not self._beside_base:
             raise InputError("the run has no adapter", where=self.folder, fix="--as merged")
         if form == "adapter" or reason:
             with atomic_folder(out) as target:

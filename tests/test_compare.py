@@ -1,0 +1,358 @@
+"""Comparisons: what is called a difference, what counts as the same result, and that none is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import Command
+from tunesmith import InputError
+from tunesmith import recipe as recipes
+from tunesmith.compare import arena
+from tunesmith.compare.comparison import compare
+from tunesmith.compare.identity import Identities, codes
+from tunesmith.compare.statistics import (
+    Effect,
+    adjusted,
+    combine,
+    effect,
+    power_of,
+    power_statement,
+    seeds_for,
+    verdict,
+    visible,
+)  # fmt: skip
+from tunesmith.compare.store import Store
+from tunesmith.evaluation.answers import Answers
+
+
+@pytest.fixture(autouse=True)
+def _home(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    monkeypatch.setenv("TUNESMITH_HOME", str(home))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+# ---------------------------------------------------------------------- statistics
+
+
+def trained(draw: np.random.Generator, chance: np.ndarray, seeds: int, noise: float) -> list[Answers]:
+    """What trainings of one recipe say: each row has a chance to be right, and each seed moves them all."""
+    said = []
+    for _ in range(seeds):
+        z = np.log(chance / (1 - chance)) + draw.normal(0, noise)
+        right = draw.random(len(chance)) < 1 / (1 + np.exp(-z))
+        said.append(Answers([1] * len(chance), right.astype(int).tolist()))
+    return said
+
+
+@pytest.mark.parametrize("seeds,noise", [(5, 0.1), (3, 0.2)])
+def test_a_recipe_is_seldom_called_different_from_itself(seeds: int, noise: float) -> None:
+    draw = np.random.default_rng(0)
+    called = 0
+    for _ in range(200):
+        chance = draw.beta(2, 0.6, 200).clip(0.01, 0.99)
+        change = effect("accuracy", trained(draw, chance, seeds, noise), trained(draw, chance, seeds, noise))
+        called += verdict(change) != "no difference seen"
+    assert called <= 10
+
+
+def test_a_planted_difference_is_found_with_the_stated_power() -> None:
+    draw = np.random.default_rng(1)
+    found, stated = [], []
+    for _ in range(150):
+        chance = draw.beta(6, 2, 300).clip(0.02, 0.95)
+        better = np.minimum(chance + 0.03, 0.99)
+        change = effect("accuracy", trained(draw, better, 6, 0.03), trained(draw, chance, 6, 0.03))
+        found.append(verdict(change) == "better")
+        stated.append(power_of(change, float((better - chance).mean())))
+    assert 0.3 < np.mean(stated) < 0.95
+    assert abs(np.mean(found) - np.mean(stated)) < 0.1
+
+
+def test_an_effect_is_the_mean_of_the_seeds_and_pairs_by_row() -> None:
+    right = [Answers([1, 1, 0, 0], said) for said in ([1, 1, 0, 0], [1, 1, 0, 1])]
+    wrong = [Answers([1, 1, 0, 0], said) for said in ([0, 1, 0, 0], [0, 1, 0, 1])]
+    change = effect("accuracy", right, wrong)
+    assert change.value == 0.25 and change.seeds == 2 and change.rows == 4
+    assert change.spread == 0 and change.seed_variance == 0
+    # every seed differs in the one same row: the variance over rows is that of a proportion of 1 in 4
+    assert change.row_variance == pytest.approx(0.25 * 0.75 / 4, rel=0.1)
+    back = effect("accuracy", wrong, right)
+    assert (back.value, back.low, back.high) == (-change.value, -change.high, -change.low)
+    with pytest.raises(ValueError, match="same seeds"):
+        effect("accuracy", right, wrong[:1])
+
+
+def test_without_noise_over_rows_the_interval_is_students() -> None:
+    from scipy import stats
+
+    values = np.array([0.01, 0.03, 0.02, 0.05])
+    change = combine(values, 0.0, 100)
+    wanted = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (change.low, change.high) == pytest.approx((wanted.low, wanted.high))
+    assert change.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+
+
+def test_many_comparisons_are_corrected() -> None:
+    assert adjusted([0.01, 0.02, 0.03, 0.005]) == pytest.approx([0.03, 0.04, 0.04, 0.02])
+    assert adjusted([0.01, float("nan")])[0] == 0.01
+    change = Effect(0.02, 0.001, 0.039, 0.04, 5, 500, 0.01, 1e-5, 1e-5, 8.0)
+    assert verdict(change) == "better"
+    assert verdict(change, p=0.08) == "no difference seen"
+    assert verdict(Effect(-0.02, -0.039, -0.001, 0.04, 5, 500, 0.01, 1e-5, 1e-5, 8.0, greater=False)) == "better"
+
+
+def test_power_says_how_many_seeds_it_takes() -> None:
+    change = combine(np.array([0.00, 0.02, 0.01, 0.03, -0.01]), 1e-6, 500)
+    sees = visible(change)
+    needed = seeds_for(change, sees / 2)
+    assert needed is not None and needed > 5
+    assert visible(change, needed) <= sees / 2 < visible(change, needed - 1)
+    assert power_of(change, sees) == pytest.approx(0.8, abs=0.03)
+    assert power_statement(change, lambda v: f"{100 * v:.1f} points") == (
+        f"5 seeds on 500 rows see {100 * sees:.1f} points with 80% power; {50 * sees:.1f} points needs {needed}."
+    )
+    few = combine(np.array([0.0, 0.001, -0.001]), 1e-3, 50)
+    assert seeds_for(few, 0.01) is None
+    assert "more held-out rows" in power_statement(few, str)
+
+
+# ---------------------------------------------------------------------- what is the same result
+
+
+@pytest.fixture
+def recipe(bases: dict[str, Path], rows_file: Path) -> recipes.Recipe:
+    return recipes.make({
+        "base": str(bases["bert"]), "rows": str(rows_file), "adapter": {"lora": {"rank": 2}}, "budget": {"steps": 3},
+        "precision": "fp32",
+    })  # fmt: skip
+
+
+def test_a_fingerprint_holds_all_that_a_result_depends_on(recipe: recipes.Recipe, tmp_path: Path) -> None:
+    of = Identities().of
+    same = of(recipe).fingerprint
+    assert of(recipe.updated({"save": {"minutes": 1.0}})).fingerprint == same
+    for change in ({"seed": 1}, {"adapter": {"lora": {"rank": 3}}}, {"budget": {"steps": 4}}, {"mask": "norms"}):
+        assert of(recipe.updated(change)).fingerprint != same
+    other = tmp_path / "other.csv"
+    other.write_text(Path(recipe.rows.train).read_text() + "the plum number 999,fruit\n")
+    assert of(recipe.updated({"rows": str(other)})).fingerprint != same
+    moved = tmp_path / "moved.csv"
+    shutil.copyfile(recipe.rows.train, moved)
+    assert of(recipe.updated({"rows": str(moved)})).fingerprint == same
+
+
+def test_the_code_of_a_part_counts_and_its_comments_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.compare import identity
+
+    recipe = recipes.make({"rows": "x.csv", "adapter": "lora"})
+    before = codes(recipe)
+    assert set(before) == {
+        "adapter.lora",
+        "gradient.backprop",
+        "optimizer.clip_norm",
+        "optimizer.adamw",
+        "schedule.linear",
+    }
+    part = recipe.adapter[0].part
+    source = Path(sys.modules[part.load().__module__].__file__ or "").read_text()
+    copy = tmp_path / "lora.py"
+
+    def hashed(text: str) -> str:
+        copy.write_text(text)
+        monkeypatch.setattr(identity.importlib.util, "find_spec", lambda name: type("Spec", (), {"origin": str(copy)}))
+        identity._definitions.cache_clear()
+        return identity._code.__wrapped__("m", "LoRA")
+
+    assert hashed(source) == hashed(
+        source.replace('    """Add a low-rank', '    # a comment\n    """Added: a low-rank')
+    )
+    assert hashed(source) != hashed(source.replace("alpha / rank", "alpha / rank**0.5"))
+    identity._definitions.cache_clear()
+
+
+# ---------------------------------------------------------------------- nothing lost, nothing twice
+
+
+def test_a_comparison_uses_what_is_stored(recipe: recipes.Recipe, tmp_path: Path) -> None:
+    both = {"two": recipe, "three": recipe.updated({"adapter": {"lora": {"rank": 3}}})}
+    lines: list[str] = []
+    first = compare(both, seeds=2, store=tmp_path / "s", workers=2, hear=lines.append)
+    assert len(lines) == 5 and lines[-1].startswith("5/5")
+    again: list[str] = []
+    second = compare(both, seeds=2, store=tmp_path / "s", hear=again.append)
+    assert not again and first.to_dict() == second.to_dict()
+    values = first.to_dict()
+    assert [r["name"] for r in values["recipes"]] == ["two", "three"]
+    assert {(p["ours"], p["theirs"]) for p in values["pairs"]} == {
+        ("two", "base (linear probe)"), ("three", "base (linear probe)"), ("three", "two"),
+    }  # fmt: skip
+    cost = values["recipes"][0]["cost"]
+    assert cost["flops"] > 0 and cost["tokens"] > 0 and cost["cpu_seconds"] > 0 and cost["peak_bytes"] > 0
+    assert cost["trainable"] < values["recipes"][1]["cost"]["trainable"]
+    more = compare(both, seeds=3, store=tmp_path / "s", hear=again.append)
+    assert len(again) == 2 and [r.score for r in more.results["two"][:2]] == [r.score for r in first.results["two"]]
+
+
+def test_flops_are_those_of_the_products(recipe: recipes.Recipe, tmp_path: Path) -> None:
+    """A wider adapter costs just its own products more: forward, and backward by two, at each adapted site."""
+    found = {}
+    for rank in (4, 8):
+        store = Store(tmp_path / str(rank))
+        one = recipe.updated({"adapter": {"lora": {"rank": rank, "targets": ["attention.query"]}}})
+        compared = compare({"a": one, "b": one.updated({"seed": 5})}, seeds=1, store=store)
+        result = compared.results["a"][0]
+        found[rank] = result.cost["flops"] / result.cost["tokens"]
+    assert found[8] > found[4]
+
+
+def test_rows_that_differ_are_not_compared(recipe: recipes.Recipe, tmp_path: Path) -> None:
+    other = recipe.updated({"rows": {**recipe.rows.model_dump(), "seed": 3}})
+    with pytest.raises(InputError, match="other held-out rows"):
+        compare({"a": recipe, "b": other}, seeds=1, store=tmp_path / "s")
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_damaged_result_is_named(recipe: recipes.Recipe, tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    compared = compare({"a": recipe, "b": recipe.updated({"mask": "norms"})}, seeds=1, store=store)
+    result = compared.results["a"][0]
+    path = store.path(Identities().of(recipe))
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(InputError, match="is no result"):
+        store.get(Identities().of(recipe))
+    path.unlink()
+    other = store.path(Identities().of(recipe.updated({"mask": "norms"})))
+    path.write_text(other.read_text())
+    with pytest.raises(InputError, match="something else"):
+        store.get(Identities().of(recipe))
+    path.unlink()
+    store.put(result)
+    assert store.get(Identities().of(recipe)) == result
+
+
+def spawn(recipe_files: list[Path], store: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tunesmith", "compare", *map(str, recipe_files), "--seeds", "2", "--store", str(store),
+         "--out", str(out), "--json", *more],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ},
+    )  # fmt: skip
+
+
+def figures(text: str) -> list[Any]:
+    return [(r["name"], r["values"], r["score"]) for r in json.loads(text)["recipes"]]
+
+
+def test_killed_drivers_lose_nothing_and_two_at_once_double_nothing(recipe: recipes.Recipe, tmp_path: Path) -> None:
+    """Drivers with all their workers are killed at random moments; then two go on at the same time."""
+    files = []
+    for rank in (2, 3):
+        files.append(tmp_path / f"rank{rank}.yaml")
+        files[-1].write_text(recipe.updated({"adapter": {"lora": {"rank": rank}}}).to_yaml())
+    store, draw = tmp_path / "s", random.Random(0)
+    finished: dict[str, str] = {}
+    for number in range(2):
+        driver = spawn(files, store, tmp_path / f"killed{number}")
+        until = time.time() + draw.uniform(6, 14)
+        while time.time() < until and driver.poll() is None:
+            time.sleep(0.1)
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.communicate()
+        for path in store.rglob("*/*.json"):
+            json.loads(path.read_text())
+            assert finished.setdefault(path.name, path.read_text()) == path.read_text()
+    drivers = [spawn(files, store, tmp_path / f"o{n}") for n in range(2)]
+    said = [d.communicate(timeout=200) for d in drivers]
+    assert all(d.returncode == 0 for d in drivers), said
+    assert figures(said[0][0]) == figures(said[1][0])
+    kept = {p.name: p.read_text() for p in store.rglob("*/*.json")}
+    assert len(kept) == 5 and finished.items() <= kept.items()
+    whole = compare({f.stem: recipes.read(f) for f in files}, seeds=2, store=tmp_path / "whole")
+    assert figures(said[0][0]) == figures(json.dumps(whole.to_dict()))
+
+
+def test_ray_gives_the_same_bits(recipe: recipes.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    both = {"two": recipe, "norms": recipe.updated({"adapter": None, "mask": "norms"})}
+    here = compare(both, seeds=2, store=tmp_path / "here", workers=2).to_dict()
+    there = compare(both, seeds=2, store=tmp_path / "ray", workers=2, on="ray").to_dict()
+    import ray
+
+    ray.shutdown()
+    assert [(r["values"], r["scores"]) for r in here["recipes"]] == [
+        (r["values"], r["scores"]) for r in there["recipes"]
+    ]
+    assert here["pairs"] == there["pairs"]
+    answers = [
+        {p.name: json.loads(p.read_text())["answers"] for p in (tmp_path / s).rglob("*/*.json")}
+        for s in ("here", "ray")
+    ]
+    assert answers[0] == answers[1] and len(answers[0]) == 5
+
+
+# ---------------------------------------------------------------------- commands
+
+
+def test_compare_on_the_command_line(command: Command, bases: dict[str, Path], rows_file: Path, tmp_path: Path) -> None:
+    done = command(
+        "compare", str(rows_file), "--with", "lora,head,lora+norms", "--base", str(bases["bert"]), "--seeds", "2",
+        "--set", "budget.steps=2", "--set", "rows.limit=60", "--workers", "2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "compare-things"
+    values = json.loads((folder / "comparison.json").read_text())
+    assert [r["name"] for r in values["recipes"]] == ["lora", "head", "lora+norms"]
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert values["power"] in done.stdout.replace("\n", " ") or values["power"][:20] in done.stdout
+
+
+BAD = [
+    (["compare", "ROWS"], "nothing to compare"),
+    (["compare", "ROWS", "--with", "lora"], "only lora"),
+    (["compare", "ROWS", "--with", "lora,hed"], "hed"),
+    (["compare", "ROWS", "--with", "lora,head+norms"], "two masks"),
+    (["compare", "ROWS", "x.yaml", "--with", "lora,head"], "not alike"),
+    (["compare", "ROWS", "--with", "lora,head", "--on", "moon"], "moon"),
+    (["compare", "ROWS", "--with", "lora,head", "--correction", "none"], "holm or bh"),
+    (["arena", "run", "sentimant"], "sentiment"),
+    (["claims", "show", "lora", "--folder", "nowhere"], "no folder of claims"),
+    (["claims", "--folder", "nowhere"], "no folder of claims"),
+]
+
+
+@pytest.mark.parametrize("arguments,says", BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_what_is_wrong_is_one_line(
+    arguments: list[str], says: str, command: Command, bases: dict[str, Path], rows_file: Path, tmp_path: Path
+) -> None:
+    given = [str(rows_file) if a == "ROWS" else a for a in arguments]
+    done = command(*given, *(["--base", str(bases["bert"])] if given[0] == "compare" else []))
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("runs/*/comparison.json"))
+
+
+def test_the_arena_is_what_it_says() -> None:
+    families = [t.family for t in arena.TASKS.values()]
+    assert families.count("encoder") >= 6 and families.count("lm") >= 3
+    assert set(arena.rates()["rates"]) == set(families)
+    for task in arena.TASKS.values():
+        for technique in arena.TECHNIQUES.values():
+            task.recipe({**arena.tuned_rate(task.family, technique), **technique})
+    assert arena.tuned_rate("encoder", {"adapter": {"lora": {"rank": 4}}}) == {}
+    trials = {}
+    for family, technique, rate, _, loss in arena.rates()["trials"]:
+        assert np.isfinite(loss)
+        trials.setdefault((family, technique), set()).add(rate)
+    assert all(3 <= len(rates) <= 4 for rates in trials.values())
