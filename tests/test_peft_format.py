@@ -156,3 +156,104 @@ def test_what_cannot_be_loaded_is_refused(config: dict[str, Any], message: str, 
     file.write_text(json.dumps({**json.loads(file.read_text()), **config}))
     with pytest.raises(InputError, match=message):
         peft_format.attach(Host(tiny("bert")), tmp_path)
+
+
+PROMPTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "prompt_tuning": ("PromptTuningConfig", {}),
+    "ptuning": ("PromptEncoderConfig", {"encoder_hidden_size": 5}),
+    "prefix_tuning": ("PrefixTuningConfig", {}),
+}
+
+
+def tensors_of(theirs: Any) -> list[nn.Parameter]:
+    return [p for p in theirs.parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "settings", "options"),
+    [
+        *((n, f, {}, {}) for n in PROMPTS for f in ("llama", "gpt2", "opt")),
+        ("ptuning", "llama", {"encoder": "lstm"}, {"encoder_reparameterization_type": "LSTM"}),
+        ("prefix_tuning", "qwen", {}, {}),
+        ("prefix_tuning", "llama", {"hidden": 5}, {"prefix_projection": True, "encoder_hidden_size": 5}),
+    ],
+)
+def test_virtual_tokens_have_pefts_outputs_and_gradients(
+    name: str, family: str, settings: dict[str, Any], options: dict[str, Any], tmp_path: Path
+) -> None:
+    kind, common = PROMPTS[name]
+    config = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=3, **{**common, **options})
+    theirs = peft.get_peft_model(tiny(family), config).eval()
+    torch.manual_seed(2)
+    for parameter in tensors_of(theirs):
+        nn.init.normal_(parameter, std=0.3)
+    host = Host(tiny(family)).eval()
+    chosen = {"length": 3, **({"hidden": 5} if name == "ptuning" else {}), **settings}
+    host.attach(parts.find("adapter", name).choose(chosen))
+    encoder = theirs.prompt_encoder["default"]
+    _copy(name, host, encoder)
+    wanted = theirs(**batch(family)).logits[:, -7:]
+    got = host(**batch(family)).logits
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    artefacts.save_adapter(host, tmp_path, base="b", revision=None, head="causal-lm")
+    loaded = peft.PeftModel.from_pretrained(tiny(family), tmp_path).eval()
+    torch.testing.assert_close(loaded(**batch(family)).logits[:, -7:], got, rtol=1e-5, atol=1e-5)
+    theirs.save_pretrained(tmp_path / "theirs")
+    other = Host(tiny(family)).eval()
+    peft_format.attach(other, tmp_path / "theirs")
+    torch.testing.assert_close(other(**batch(family)).logits, wanted, rtol=1e-5, atol=1e-5)
+    wanted.square().mean().backward()
+    got.square().mean().backward()
+    _same_gradients(name, host, encoder)
+
+
+def _pairs(name: str, host: Host, encoder: Any) -> list[tuple[nn.Parameter, Any]]:
+    """Our tensors, and which rows of which of theirs they are."""
+    adapters: list[Any] = list(host.adapters.values())
+    one = adapters[0]
+    if name == "prompt_tuning":
+        return [(one.prompt, encoder.embedding.weight)]
+    if name == "ptuning":
+        heads = list(zip(one.mlp.parameters(), encoder.mlp_head.parameters(), strict=True))
+        lstm = zip(one.lstm.parameters(), encoder.lstm_head.parameters(), strict=True) if one.lstm is not None else ()
+        return [(one.prompt, encoder.embedding.weight), *heads, *lstm]
+    if one.network is None:
+        columns = encoder.embedding.weight.chunk(len(adapters), 1)
+        return [(a.prefix, c) for a, c in zip(adapters, columns, strict=True)]
+    common, (first, _, second) = one.site.shared, encoder.transform
+    pairs = [
+        (common.table, encoder.embedding.weight),
+        *zip(common.network.parameters(), first.parameters(), strict=True),
+    ]
+    for theirs in (second.weight, second.bias):
+        leaf = "weight" if theirs.ndim == 2 else "bias"
+        pairs += [(getattr(a.network, leaf), c) for a, c in zip(adapters, theirs.chunk(len(adapters)), strict=True)]
+    return pairs
+
+
+def _copy(name: str, host: Host, encoder: Any) -> None:
+    for ours, theirs in _pairs(name, host, encoder):
+        ours.data.copy_(theirs.detach())
+
+
+def _same_gradients(name: str, host: Host, encoder: Any) -> None:
+    for parameter in encoder.parameters():
+        parameter.data, parameter.grad = (parameter.grad if parameter.grad is not None else parameter.data * 0), None
+    for ours, theirs in _pairs(name, host, encoder):
+        torch.testing.assert_close(ours.grad, theirs.detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "reason"),
+    [
+        ("prompt_tuning", "bert", "move the places of an encoder's outputs"),
+        ("prefix_tuning", "gemma3", "takes part in sliding windows"),
+        ("prompt_bank", "llama", "PEFT has no PromptBank"),
+    ],
+)
+def test_what_peft_would_read_as_something_else_is_not_written_in_its_format(
+    name: str, family: str, reason: str
+) -> None:
+    host = Host(tiny(family))
+    host.attach(parts.find("adapter", name).choose())
+    assert reason in str(peft_format.why_not(host))

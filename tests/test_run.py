@@ -69,6 +69,12 @@ RUNS = [
     ("classify", "bert", {"adapter": {"lora": {"rank": 2}}, "mask": "norms"}),
     ("regress", "bert", {"mask": {"fish": {"density": 0.05, "samples": 8}}}), ("lm", "llama", {"mask": "lt_sft"}),
     ("generate", "t5", {"adapter": {"lora": {"rank": 2}}, "mask": {"random_entries": {"density": 0.1}}}),
+    ("classify", "bert", {"adapter": [{"prefix_tuning": {"length": 3}}, {"bottleneck": {"size": 4, "parallel": True}}]}),
+    ("tag", "bert", {"adapter": {"prompt_tuning": {"length": 3}}}),
+    ("generate", "llama", {"adapter": {"prompt_tuning": {"length": 3}}}),
+    ("generate", "t5", {"adapter": [{"prompt_tuning": {"length": 3}}, {"prefix_tuning": {"length": 3}}]}),
+    ("chat", "llama", {"adapter": {"lofit": {"first": 0.5}}}),
+    ("lm", "llama", {"adapter": [{"reft": {"rank": 2}}, {"connected": {"size": 4}}]}),
 ]  # fmt: skip
 
 

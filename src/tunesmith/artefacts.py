@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import peft_format
-from .errors import RunError
+from .errors import InputError, RunError
 from .host import Host
 from .storage import write_json
 
@@ -113,6 +114,39 @@ def load_adapter(host: Host, folder: Path) -> None:
     else:
         host.load(peft_format.unpack(host, load_file(folder / peft_format.TENSORS)))
     check_manifest(host, folder)
+
+
+def begin(host: Host, names: Sequence[str], folder: Path) -> None:
+    """Let newly attached adapters begin with what an earlier run made of the same technique, at the same sites.
+
+    Args:
+        host: the model with them.
+        names: their names, as `Host.attach` gave them.
+        folder: the earlier run, or what it saved.
+
+    Raises:
+        InputError: there is no such adapter, or it was made with other settings.
+    """
+    folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
+    own = next((f for f in (folder / OWN_FILE, folder / peft_format.TENSORS) if f.exists()), None)
+    if own is None:
+        raise InputError("holds no adapter", where=folder, expected=f"{OWN_FILE} or {peft_format.TENSORS} in it")
+    saved = load_file(own)
+    if own.name != OWN_FILE:
+        saved = peft_format.named(host, names, saved)
+    here = host.state()
+    found: dict[str, Tensor] = {}
+    prefixes = [f"adapter.{name}." for name in names] + [f"adapter.shared.{name}." for name in host.shared_by(names)]
+    for name in (n for n in here for prefix in prefixes if n.startswith(prefix)):
+        prefix = next(p for p in prefixes if name.startswith(p))
+        first = re.sub(r"\.\d+\.$", ".", prefix) + name.removeprefix(prefix)
+        if name not in saved and first not in saved:
+            raise InputError(f"has no {first}", where=own, expected="an adapter of the same technique and targets")
+        found[name] = saved[name] if name in saved else saved[first]
+    try:
+        host.load({**here, **found})
+    except RunError as error:
+        raise InputError(str(error), where=own, fix="use the settings that it was made with") from None
 
 
 # ---------------------------------------------------------------------- what terms of the loss own

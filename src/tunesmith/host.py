@@ -7,6 +7,7 @@ done with adapters in general is done here, once, for all of them.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,7 @@ from .errors import InputError, RunError
 from .masks import EntryMask
 from .masks._weights import check_roles
 from .models.anatomy import Anatomy, Site, Weight, untie
+from .models.reach import reach
 from .patches import Patch
 
 
@@ -38,7 +40,8 @@ class Host(nn.Module):
         self._attached: list[list[str]] = []
         self._sites: dict[str, Site] = {}
         self._stacks: dict[str, list[str]] = {}
-        self._hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
+        self._members: dict[str, list[str]] = {}
+        self._hooks: dict[str, list[Any]] = {}
         self._on = True
         self.origin: dict[str, Tensor] = {}
         self.guests: dict[nn.Module, Host] = {}
@@ -65,7 +68,7 @@ class Host(nn.Module):
             InputError: no site fits, or the adapter cannot act on one that was named.
         """
         kind = part.part.load()
-        sites = self.anatomy.select(part.settings["targets"], part.settings["layers"])
+        sites = self._where(part.settings["targets"], part.settings["layers"])
         for site in sites:
             if site.kind not in kind.accepts:
                 raise InputError(
@@ -77,12 +80,25 @@ class Host(nn.Module):
             sites = self._share(part.name, sites, kind.share(sites, **part.own))
             keys = [self._add(part.name, site, part.build(site), begin) for site in sites]
         self._attached.append(keys)
+        if part.settings["frozen"]:
+            for module in (*(self.adapters[key] for key in keys), *(s.shared for s in sites if s.shared is not None)):
+                module.requires_grad_(False)
         return [key.replace("/", ".") for key in keys]
+
+    def _where(self, roles: list[str], layers: Any) -> list[Site]:
+        """The sites that an adapter asks for; ``adapted`` is every one that has at least two adapters."""
+        if roles != ["adapted"]:
+            return self.anatomy.select(roles, layers)
+        several = [self._sites[keys[0]] for keys in self._stacks.values() if len(keys) > 1]
+        kept = [s for s in several if layers == "all" or s.layer in {n % self.anatomy.layers(s.stack) for n in layers}]
+        if not kept:
+            raise InputError("no site has two adapters to combine", fix="name those that are combined before it")
+        return kept
 
     def _share(self, name: str, sites: list[Site], common: nn.Module | None) -> list[Site]:
         if common is None:
             return sites
-        weight = sites[0].module.weight
+        weight = next(sites[0].module.parameters())
         key = name + ("" if name not in self.shared else f"/{len(self.shared)}")
         self.shared[key] = common.to(device=weight.device, dtype=_at_least_single(weight.dtype))
         return [replace(site, shared=common) for site in sites]
@@ -90,23 +106,32 @@ class Host(nn.Module):
     def _add(self, name: str, site: Site, adapter: Any, begin: bool) -> str:
         if begin:
             adapter.begin()
-        weight = site.module.weight
+        weight = next(site.module.parameters())
         adapter.to(device=weight.device, dtype=_at_least_single(weight.dtype))
         key = f"{site.name}.{name}".replace(".", "/")
         stack = self._stacks.setdefault(site.path, [])
-        key += "" if key not in self.adapters else f"/{sum(k.startswith(key) for k in stack)}"
+        key += "" if key not in self.adapters else f"/{sum(k.startswith(key) for k in self.adapters)}"
         self.adapters[key] = adapter
         self._sites[key] = site
+        if getattr(adapter, "composes", False):
+            self._compose(key, adapter, stack)
         stack.append(key)
         if site.path not in self._hooks:
-            self._hooks[site.path] = site.module.register_forward_hook(self._hook(site.path))
+            self._hooks[site.path] = reach(self.model, site, functools.partial(self._act, site.path), lambda: self._on)
         return key
 
-    def _hook(self, path: str) -> Any:
-        def act(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            return self._act(path, inputs[0], output) if self._on else None
-
-        return act
+    def _compose(self, key: str, adapter: Any, stack: list[str]) -> None:
+        """Hand an adapter those that stand on its site; from here on it alone calls them."""
+        if any(self._sites[k].rows != self._sites[key].rows for k in stack):
+            raise InputError(
+                f"{self._sites[key].path} has adapters on different parts of it",
+                expected="adapters of the same outputs to combine",
+            )
+        self._members[key], stack[:] = list(stack), []
+        adapter.members = [self.adapters[k] for k in self._members[key]]
+        if adapter.freezes:
+            for member in adapter.members:
+                member.requires_grad_(False)
 
     def _act(self, path: str, x: Tensor, y: Tensor) -> Tensor:
         for key in self._stacks[path]:
@@ -307,6 +332,11 @@ class Host(nn.Module):
         """The name of an attached adapter, as it stands in the names of its tensors."""
         return next(key for key, value in self.adapters.items() if value is adapter).replace("/", ".")
 
+    def shared_by(self, names: Iterable[str]) -> list[str]:
+        """The names of what these adapters share."""
+        used = [self._sites[name.replace(".", "/")].shared for name in names]
+        return [key.replace("/", ".") for key, module in self.shared.items() if any(module is u for u in used)]
+
     def weights(self) -> dict[str, Weight]:
         """Name -> description of each of the model's own tensors that trains whole, now or at another time of the run."""
         return {
@@ -392,7 +422,7 @@ class Host(nn.Module):
         for key, adapter in self.adapters.items():
             if not adapter.folds:
                 return f"{type(adapter).__name__} is not an affine map of its site's input"
-            if self._sites[key].kind == "norm":
+            if self._sites[key].kind not in ("linear", "embedding"):
                 return f"{self._sites[key].path} has no matrix to fold into"
         return None
 
@@ -412,13 +442,15 @@ class Host(nn.Module):
             sites = [self._sites[key] for key in keys]
             untie(self.model, sites[0].module.weight)
             self._fold_one(path, sites[0].module)
-            self._hooks.pop(path).remove()
+            for handle in self._hooks.pop(path):
+                handle.remove()
         self.adapters, self.shared = nn.ModuleDict(), nn.ModuleDict()
-        self._sites, self._stacks, self._attached = {}, {}, []
+        self._sites, self._stacks, self._members, self._attached = {}, {}, {}, []
         self._drop_patches(revert=False)
 
     def _fold_one(self, path: str, module: Any) -> None:
-        mine = [self.adapters[key] for key in self._stacks[path]]
+        members = [k for key in self._stacks[path] for k in self._members.get(key, ())]
+        mine = [self.adapters[key] for key in (*self._stacks[path], *members)]
         whole = (module, *mine, *self.shared.values())
         kinds = [(p, p.dtype) for m in whole for p in (*m.parameters(), *m.buffers())]
         training = [m.training for m in mine]

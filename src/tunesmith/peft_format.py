@@ -7,7 +7,7 @@ one low-rank matrix a module (`low_rank`) becomes plain LoRA, whichever techniqu
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
 _TAKES_CONV1D = ("LORA", "ADALORA", "IA3", "VERA")
 _DOWN, _UP = "lora_A.weight", "lora_B.weight"
+_PROMPT = "prompt_embeddings"
 _BY_START = {"pissa": "pissa", "olora": "olora"}
 
 
@@ -37,6 +38,8 @@ def why_not(host: Host) -> str | None:
         return f"PEFT has no {', '.join(sorted(unknown))}"
     if len({a.peft for a in adapters}) > 1:
         return "PEFT does not mix techniques in one adapter"
+    if any(a.peft_prompt() is not None for a in adapters):
+        return _why_no_prompt(host)
     if any(w.tied for w in host.weights().values()):
         return "a tensor that is shared with the head was trained"
     modules = host.by_module()
@@ -68,6 +71,8 @@ def is_whole(host: Host) -> bool:
 def pack(host: Host) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and configuration in PEFT's format; low-rank adapters that share a module become one of the joint rank."""
     one: Any = next(iter(host.adapters.values()))
+    if one.peft_prompt() is not None:
+        return _pack_prompt(host)
     tensors, config = _pack_low_rank(host) if one.peft == "LORA" else _pack_named(host)
     owners = sorted({w.name.rpartition(".")[0] for w in host.weights().values()})
     for owner in owners:
@@ -133,6 +138,8 @@ def unpack(host: Host, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         RunError: a module's tensors are missing.
     """
+    if _PROMPT in saved:
+        return _unpack_prompt(host, list(host.adapters.values()), saved[_PROMPT])
     own = {name: f"{_PREFIX}{w.name}" for name, w in host.weights().items()}
     state = {name: saved[theirs] for name, theirs in own.items() if theirs in saved}
     for path, members in host.by_module().items():
@@ -142,6 +149,18 @@ def unpack(host: Host, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = next(a.peft_shared for m in host.by_module().values() for site, a in m if site.shared is module)
         state |= {f"adapter.shared.{key.replace('/', '.')}.{o}": saved[f"base_model.{t}"] for o, t in names.items()}
     return state
+
+
+def named(host: Host, names: Iterable[str], saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The host's own names for what PEFT's format holds of some of its adapters, each alone on its module.
+
+    Raises:
+        RunError: a module's tensors are missing.
+    """
+    adapters: list[Any] = [host.adapters[name.replace(".", "/")] for name in names]
+    if _PROMPT in saved:
+        return _unpack_prompt(host, adapters, saved[_PROMPT])
+    return {k: t for a in adapters for k, t in _named(host, a.site.path, a.site, a, saved).items()}
 
 
 def _named(host: Host, path: str, site: Any, adapter: Any, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -177,6 +196,9 @@ def attach(host: Host, folder: Path) -> None:
         InputError: another technique, a pickle, or modules that this model does not have.
     """
     config, saved = _read(folder)
+    if _PROMPT in saved:
+        _attach_prompt(host, config, saved[_PROMPT], folder)
+        return
     if config["peft_type"] == "LORA":
         modules = _modules(saved, [_DOWN])
         for path, tensors in modules.items():
@@ -252,3 +274,55 @@ def _attach_named(
 def _pattern(pattern: Mapping[str, float] | None, path: str, default: float) -> float:
     """PEFT's rule: a pattern matches the end of a module's path."""
     return next((v for k, v in (pattern or {}).items() if path == k or path.endswith("." + k)), default)
+
+
+# ---------------------------------------------------------------------- virtual tokens
+
+
+def _why_no_prompt(host: Host) -> str | None:
+    """The reason why PEFT's virtual tokens would not be ours, or None."""
+    config = host.model.config
+    sites: list[Any] = [a.site for a in host.adapters.values()]
+    if len(host.techniques()) > 1:
+        return "PEFT does not stack prompts"
+    if config.is_encoder_decoder or not host.model.can_generate():
+        return "PEFT's virtual tokens move the places of an encoder's outputs"
+    if host.weights():
+        return "PEFT trains nothing of a language model's own beside a prompt"
+    if sites[0].kind == "attention":
+        if getattr(config, "sliding_window", None):
+            return "PEFT's prefix takes part in sliding windows"
+        if len(sites) != host.anatomy.layers():
+            return "PEFT's prefix stands in every layer"
+    return None
+
+
+def _pack_prompt(host: Host) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All virtual tokens as one matrix, layer beside layer."""
+    adapters: list[Any] = list(host.adapters.values())
+    matrix = torch.cat([a.peft_prompt() for a in adapters], dim=1).detach().cpu()
+    site, model = adapters[0].site, host.model.config
+    size = getattr(model, "head_dim", None) or model.hidden_size // site.heads
+    config = {
+        "peft_type": adapters[0].peft, "num_virtual_tokens": len(matrix), "token_dim": site.outputs,
+        "num_layers": model.num_hidden_layers, "num_attention_heads": site.outputs // size,
+        "num_transformer_submodules": 1, "inference_mode": True, **adapters[0].to_peft(),
+    }  # fmt: skip
+    return {_PROMPT: matrix.contiguous()}, config
+
+
+def _unpack_prompt(host: Host, adapters: list[Any], matrix: Tensor) -> dict[str, Tensor]:
+    columns = matrix.chunk(len(adapters), dim=1)
+    names = [f"adapter.{host.name_of(a)}.{next(iter(a.peft_names))}" for a in adapters]
+    return dict(zip(names, columns, strict=True))
+
+
+def _attach_prompt(host: Host, config: dict[str, Any], matrix: Tensor, folder: Path) -> None:
+    kind = config["peft_type"]
+    name = next((n for n, p in parts.of_kind("adapter").items() if kind in p.attributes["peft_prompts"]), None)
+    if name is None:
+        raise InputError(f"holds {kind}", where=folder, expected="a technique that tunesmith has")
+    host.attach(parts.find("adapter", name).choose({"length": len(matrix)}))
+    if reason := _why_no_prompt(host):
+        raise InputError(f"holds {kind}, which means something else here: {reason}", where=folder)
+    host.load({**host.state(), **_unpack_prompt(host, list(host.adapters.values()), matrix)})

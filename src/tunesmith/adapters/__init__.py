@@ -20,11 +20,15 @@ class Adapter(nn.Module):
     Attributes:
         folds: whether the adapted site is an affine map of its input, so that the host can fold the adapter into
             the site's own weight. One that is not says ``folds = False``.
-        accepts: the kinds of site that it can act on: ``linear``, ``embedding``, ``norm``.
+        accepts: the kinds of site that it can act on: ``linear``, ``embedding``, ``norm``, or more than a module
+            (`tunesmith.models.places` says what ``x`` and ``y`` are there).
+        changes_at_birth: why the model differs from its base before any training; empty where it does not.
+        composes: whether it combines the adapters that its sites have already (`Composition`).
         rate: the learning rate that passed the recorded learning test; used where a recipe names none.
         peft: PEFT's name of the technique (``peft_type``) where PEFT has it, for export in its format.
         peft_names: PEFT's names of its tensors, after the module's path.
         peft_shared: PEFT's names of the tensors that it shares between sites.
+        peft_prompts: PEFT's names of the techniques that it keeps as one matrix of virtual tokens and that this one reads.
         observes: micro-batches of training rows that it has to see before training (`observe`, `settle`); 0 for none.
         gradients: whether `observe` also wants the gradient of the loss.
         scratch: names of buffers that only training needs: a checkpoint holds them, what the run leaves does not.
@@ -32,16 +36,23 @@ class Adapter(nn.Module):
     Settings:
         targets: roles of the sites that get an adapter; ``linear`` is every linear layer inside the layers.
         layers: indices of the layers that get one.
+        tuned: folder of an earlier run whose adapters of this technique these begin with; empty for new ones.
+        frozen: whether they stay as they began, for others that learn beside or above them.
     """
 
     targets: Roles = ["linear"]  # noqa: RUF012
     layers: Layers = "all"
+    tuned: str = ""
+    frozen: bool = False
     folds: ClassVar[bool] = True
     accepts: ClassVar[tuple[str, ...]] = ("linear",)
+    changes_at_birth: ClassVar[str] = ""
+    composes: ClassVar[bool] = False
     rate: ClassVar[float] = 1e-3
     peft: ClassVar[str] = ""
     peft_names: ClassVar[dict[str, str]] = {}
     peft_shared: ClassVar[dict[str, str]] = {}
+    peft_prompts: ClassVar[tuple[str, ...]] = ()
     observes: ClassVar[int] = 0
     gradients: ClassVar[bool] = False
     scratch: ClassVar[tuple[str, ...]] = ()
@@ -74,6 +85,10 @@ class Adapter(nn.Module):
             InputError: a variant that this technique does not have.
         """
         return {}
+
+    def peft_prompt(self) -> Tensor | None:
+        """This site's columns (length, columns) of the one matrix in which PEFT keeps all virtual tokens, if it does."""
+        return None
 
     @classmethod
     def share(cls, sites: Sequence[Site], **settings: Any) -> nn.Module | None:

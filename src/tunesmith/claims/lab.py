@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..compare import arena
 from ..compare.identity import Identities, Identity
 from ..compare.pool import Job, fill
 from ..compare.result import Result
 from ..compare.store import Store
+from ..data.rows import read
 from ..recipe import Recipe
+from ..run.prepare import Prepared, on_disk
 from ..storage import cache_home
 
 
@@ -49,7 +54,7 @@ class Lab:
 
     def _job(self, recipe: Recipe) -> Job:
         parts = [c.name for c in (*recipe.adapter, *([recipe.mask] if recipe.mask else []))]
-        rows = str(recipe.rows.train).removeprefix("packaged:")
+        rows = Path(str(recipe.rows.train).removeprefix("packaged:")).name
         return Job(f"{rows} {' + '.join(parts)} seed {recipe.seed}", recipe, self._identities.of(recipe))
 
     def _take(self, identity: Identity) -> Result:
@@ -57,6 +62,35 @@ class Lab:
         assert result is not None, "the pool raises where a result is missing"
         self.used[identity.fingerprint] = result
         return result
+
+    def before(self, recipe: Recipe) -> Result:
+        job = Job("base", recipe, self._identities.of(recipe, "before"), "before")
+        fill(self._store, [job], on=self._on, workers=self._workers, hear=self.say)
+        return self._take(job.identity)
+
+    def prepared(self, recipe: Recipe) -> Prepared:
+        return self._identities.prepared(recipe)
+
+    def given(self, recipe: Recipe, *, train: Any, test: Any = None) -> Recipe:
+        if test is None:
+            parted = self.prepared(recipe).parted
+            test = parted.tables["test"].take(parted.indices["test"])
+        whole = {"train": read(train), "validation": None, "test": read(test), "validation_share": 0.0, "limit": None}
+        rows = {**recipe.rows.model_dump(), **whole, "group": None}
+        task = recipe.task or self.prepared(recipe).task.name
+        return on_disk(recipe.updated({"rows": rows, "task": task}))
+
+    def features(self, recipe: Recipe) -> np.ndarray:
+        from ..run.carry_out import untuned_features
+
+        return untuned_features(self.prepared(recipe), "train")
+
+    def untuned(self, recipe: Recipe) -> Any:
+        from ..run.carry_out import untuned
+
+        known = self.prepared(recipe)
+        filled = {"base": known.base.name, "length": known.recipe.length.model_dump()}
+        return untuned(replace(known, recipe=recipe.updated(filled)))
 
     def tuned(self, recipe: Recipe) -> Path:
         """Kept in the cache: weights are large, and can be made again."""

@@ -15,6 +15,7 @@ from typing import Any
 from .. import recipe as recipes
 from ..errors import TunesmithError
 from ..recipe import Recipe
+from ..storage import cache_home
 from .identity import Identities, Identity
 from .result import Result
 from .store import Store
@@ -65,7 +66,7 @@ def _tuned(recipe: Recipe, identity: Identity) -> Result:
         "stopped": cost.pop("stopped"), "first_loss": losses[0], "last_loss": sum(tail) / len(tail),
         "validation_loss": next((e["best"] for e in reversed(scored.events) if e["event"] == "validation"), None),
     }  # fmt: skip
-    return _result(scored.prepared, identity, scored.answers, scored.texts, cost, health)
+    return _result(scored.prepared, identity, scored.answers, scored.texts, cost, health, scored.audit)
 
 
 def _before(recipe: Recipe, identity: Identity) -> Result:
@@ -78,7 +79,9 @@ def _before(recipe: Recipe, identity: Identity) -> Result:
     return _result(prepared, identity, answers[name], None, {**meter.read(), "trainable": 0}, {"name": name})
 
 
-def _result(prepared: Any, identity: Identity, answers: Any, texts: Any, cost: Any, health: Any) -> Result:
+def _result(
+    prepared: Any, identity: Identity, answers: Any, texts: Any, cost: Any, health: Any, audit: Any = None
+) -> Result:
     from ..evaluation.metrics import names_for
     from ..evaluation.scores import scores
     from ..run.carry_out import environment
@@ -89,11 +92,20 @@ def _result(prepared: Any, identity: Identity, answers: Any, texts: Any, cost: A
         found |= {n: m.value for n, m in scores(texts, names_for("text")).items()}
     about = {**environment(prepared), "commit": commit(), "date": time.strftime("%Y-%m-%d", time.gmtime())}
     about.pop("command")
-    base = prepared.base.name
     return Result(
-        identity.facts, prepared.recipe.to_dict(), prepared.task.name, base, names[0], found, answers, texts, cost,
-        health, about,
+        identity.facts, _nameless(prepared.recipe.to_dict()), prepared.task.name, _nameless(prepared.base.name), names[0],
+        found, answers, texts, cost, health, _nameless(about),
     )  # fmt: skip
+
+
+def _nameless(value: Any) -> Any:
+    """Without the place of this machine's cache, where rows in memory and models of a lab are kept."""
+    if isinstance(value, Mapping):
+        return {k: _nameless(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nameless(v) for v in value]
+    home = str(cache_home())
+    return f"cache:{value[len(home) :]}" if isinstance(value, str) and value.startswith(home) else value
 
 
 def commit() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -120,8 +121,15 @@ def _rated(step: Step, sums: Tensor, counts: Tensor) -> tuple[list[np.ndarray], 
     return tokens, (sums * good).numpy(), (counts * good).numpy()
 
 
-def features(reading: Reading, rows: Rows, indices: np.ndarray | None = None) -> np.ndarray:
-    """The base model's mean last hidden state of each row, shape (rows, hidden): what a linear probe sees."""
+def features(reading: Reading, rows: Rows, indices: np.ndarray | None = None, *, tuned: bool = False) -> np.ndarray:
+    """The mean last hidden state of each row, shape (rows, hidden): what a linear probe sees.
+
+    Args:
+        reading: the model and how to run it.
+        rows: encoded rows.
+        indices: which of them; None takes all.
+        tuned: with what is attached; by default it is the base's.
+    """
     chosen = np.arange(len(rows)) if indices is None else np.asarray(indices)
     model = reading.host.model
     trunk = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model.base_model
@@ -132,7 +140,7 @@ def features(reading: Reading, rows: Rows, indices: np.ndarray | None = None) ->
         return ((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu().numpy()
 
     found: np.ndarray | None = None
-    with reading.host.off():
+    with contextlib.nullcontext() if tuned else reading.host.off():
         for places, values in _map(reading, rows, chosen, mean):
             if found is None:
                 found = np.zeros((len(chosen), values.shape[1]), dtype=np.float32)

@@ -69,6 +69,27 @@ class Lab(Protocol):
     def results(self, *recipes: Any, seeds: Sequence[int] | None = None) -> list[list[Any]]:
         """For each recipe its results (`tunesmith.compare.result.Result`), one a seed; missing ones are computed."""
 
+    def before(self, recipe: Any) -> Any:
+        """The result of what tuning has to beat: a language model's untuned base, a linear probe on an encoder."""
+
+    def prepared(self, recipe: Any) -> Any:
+        """Rows, split, task and encodings of a recipe (`tunesmith.run.prepare.Prepared`)."""
+
+    def given(self, recipe: Any, *, train: Any, test: Any = None) -> Any:
+        """The recipe with other training rows, none of which is held out for choosing.
+
+        Args:
+            recipe: any recipe.
+            train: whatever `tunesmith.data.rows.read` reads; all of it is trained on.
+            test: the held-out rows; None keeps the recipe's own.
+        """
+
+    def features(self, recipe: Any) -> Any:
+        """The untuned base's mean last hidden state of each encoded training row, shape (rows, hidden)."""
+
+    def untuned(self, recipe: Any) -> Any:
+        """The model as training begins, with its head and parts, and how rows are read (`tunesmith.engine.predict.Reading`)."""
+
     def tuned(self, recipe: Any) -> Path:
         """The folder of a finished run of this recipe, for what needs weights; carried out where it is missing."""
 

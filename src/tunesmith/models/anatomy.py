@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, unknown
+from . import places
 
 _NAMES = {
     "attention.query": "q_proj query query_proj q q_lin wq q_attn",
@@ -52,6 +53,10 @@ class Site:
         outputs: size of the last dimension of what goes out.
         rows: the outputs of a fused module that belong to this site; None for all.
         shared: what the sites of one technique have in common (`Adapter.share`), or None.
+        place: for a site that is more than one module its kind (`tunesmith.models.places`); empty for a leaf.
+        partner: of such a site the other module: where a sub-layer begins, what reads an attention's text, a network's decoder.
+        parts: of such a site the leaves it consists of, by role within it.
+        heads: of such a site the number of attention heads (of queries).
     """
 
     name: str
@@ -64,10 +69,17 @@ class Site:
     outputs: int
     rows: slice | None = None
     shared: Any = None
+    place: str = ""
+    partner: Any = None
+    parts: Mapping[str, Site] = field(default_factory=dict, compare=False, repr=False)
+    heads: int = 1
 
     @property
-    def kind(self) -> Literal["linear", "embedding", "norm"]:
-        """What sort of module it is: one weight for each pair of in- and outputs, for each id, or for each output."""
+    def kind(self) -> str:
+        """``linear`` has a weight for each pair of in- and outputs, ``embedding`` for each id, ``norm`` for each output;
+        ``sublayer``, ``layer``, ``heads``, ``attention`` and ``input`` are more than a module."""
+        if self.place:
+            return self.place
         if isinstance(self.module, nn.Embedding):
             return "embedding"
         return "linear" if self.module.weight.ndim == 2 else "norm"
@@ -140,6 +152,11 @@ class Anatomy:
         return found
 
     @cached_property
+    def places(self) -> list[Site]:
+        """Every site that is more than one module (`tunesmith.models.places`)."""
+        return places.find(self.model, self.sites, self.modules, self.trunk)
+
+    @cached_property
     def weights(self) -> list[Weight]:
         """Every tensor of the model, a tied one once."""
         depth = {stack: self.layers(stack) for stack in ("", "encoder", "decoder")}
@@ -208,6 +225,7 @@ class Anatomy:
         chosen: dict[str, Site] = {}
         for role in roles:
             matching = [s for s in self.sites if _matches(role, s)]
+            matching += [s for s in self.places if s.role == role or s.name == role]
             if not matching:
                 raise self._no_role(role)
             chosen |= {s.name: s for s in matching}
@@ -224,7 +242,7 @@ class Anatomy:
                 f"{self._name} mixes query, key and value head by head in {fused[0].path}",
                 expected="a whole module", fix=f"target {family}.qkv",
             )  # fmt: skip
-        return unknown("role", role, {"linear", *(s.role for s in self.sites)}, where=self._name)
+        return unknown("role", role, {"linear", *(s.role for s in (*self.sites, *self.places))}, where=self._name)
 
     def _resolve(self, layers: Sequence[int], stack: str) -> set[int]:
         count = self.layers(stack)

@@ -46,11 +46,13 @@ def make_host(
     Raises:
         InputError: a part does not fit this base, or nothing would train.
     """
-    loaded = load(base, head, labels=labels, seed=recipe.seed, problem=_problem(head, labels, multi))
+    loaded = load(base, head, labels=labels, seed=recipe.seed, problem=problem_of(head, labels, multi=multi))
     host = Host(loaded.model, loaded.fresh if trained is None else trained)
     host.to(device())
     for number, adapter in enumerate(recipe.adapter):
-        host.attach(adapter, seed=recipe.seed + number, begin=trained is None)
+        names = host.attach(adapter, seed=recipe.seed + number, begin=trained is None)
+        if adapter.settings["tuned"] and trained is None:
+            artefacts.begin(host, names, Path(adapter.settings["tuned"]))
     host.train_only(recipe.mask.build() if recipe.mask and trained is None else None)
     if not host.count() and trained is None:
         raise InputError("nothing would train", expected="an adapter or a mask")
@@ -59,7 +61,8 @@ def make_host(
     return host
 
 
-def _problem(head: str, labels: list[str] | None, multi: bool) -> str | None:
+def problem_of(head: str, labels: list[str] | None, *, multi: bool) -> str | None:
+    """transformers' ``problem_type`` of a sequence classifier: None for other heads."""
     if head != "sequence-classification":
         return None
     if labels is None:

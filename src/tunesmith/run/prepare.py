@@ -77,7 +77,7 @@ def on_disk(recipe: Recipe) -> Recipe:
         if source is None or isinstance(source, str | Path):
             continue
         rows = read(source)
-        path = cache_home() / "rows" / f"{_MEMORY}{rows.fingerprint[:32]}.arrow"
+        path = cache_home() / "rows" / f"{_MEMORY}{hash_bytes(rows.fingerprint.encode())[:32]}.arrow"
         with atomic_file(path, "wb") as file, pa.ipc.new_file(file, rows.table.schema) as writer:
             writer.write_table(rows.table)
         changed[name] = str(path)
