@@ -67,6 +67,14 @@ RUNS = [
     ("classify", "llama", {}), ("classify", "bert", {"mask": "everything"}), ("classify", "bert", {"mask": "biases"}),
     ("regress", "bert", {"mask": "head"}), ("chat", "llama", {"mask": "top_layers"}),
     ("classify", "bert", {"adapter": {"lora": {"rank": 2}}, "mask": "norms"}),
+    ("regress", "bert", {"mask": {"fish": {"density": 0.05, "samples": 8}}}), ("lm", "llama", {"mask": "lt_sft"}),
+    ("generate", "t5", {"adapter": {"lora": {"rank": 2}}, "mask": {"random_entries": {"density": 0.1}}}),
+    ("classify", "bert", {"adapter": [{"prefix_tuning": {"length": 3}}, {"bottleneck": {"size": 4, "parallel": True}}]}),
+    ("tag", "bert", {"adapter": {"prompt_tuning": {"length": 3}}}),
+    ("generate", "llama", {"adapter": {"prompt_tuning": {"length": 3}}}),
+    ("generate", "t5", {"adapter": [{"prompt_tuning": {"length": 3}}, {"prefix_tuning": {"length": 3}}]}),
+    ("chat", "llama", {"adapter": {"lofit": {"first": 0.5}}}),
+    ("lm", "llama", {"adapter": [{"reft": {"rank": 2}}, {"connected": {"size": 4}}]}),
 ]  # fmt: skip
 
 
@@ -125,7 +133,7 @@ def test_what_is_learned_beats_the_majority(bases: dict[str, Path], rows_file: P
     assert change["verdict"] == "better" and change["low"] > 0
 
 
-@pytest.mark.parametrize("options", [{}, {"mask": "everything"}])
+@pytest.mark.parametrize("options", [{}, {"mask": "everything"}, {"mask": {"random_entries": {"density": 0.1}}}])
 def test_merged_is_a_plain_model_with_the_same_answers(
     options: dict[str, Any], bases: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -249,6 +257,28 @@ def test_killed_at_random_steps_and_resumed_to_the_bit(rows_file: Path, bases: d
         assert resumed.keys() == expected.keys()
         for name, tensor in expected.items():
             assert torch.equal(resumed[name], tensor), (cut, name)
+
+
+@pytest.mark.timeout(600)
+def test_entries_that_come_and_go_are_resumed_to_the_bit(
+    rows_file: Path, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """kill -9 of a run whose choice of entries changes every few steps, beside an adapter."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = ["--set", "mask.spiel.refreshes=20", "--set", "mask.spiel.density=0.05"]
+    base = bases["bert"]
+    subprocess.run(tune_command(rows_file, base, *options, "--out", tmp_path / "a"), env=environment, check=True)
+    process = subprocess.Popen(tune_command(rows_file, base, *options, "--out", tmp_path / "b"), env=environment)
+    while steps_done(tmp_path / "b" / "r") < 40 and process.poll() is None:
+        time.sleep(0.01)
+    assert process.poll() is None, "the run ended before it could be cut off"
+    process.kill()
+    process.wait()
+    again = tune_command(rows_file, base, *options, "--out", tmp_path / "b", "--resume")
+    subprocess.run(again, env=environment, check=True)
+    one, two = (load_file(tmp_path / n / "r" / "adapter" / "tunesmith_adapter.safetensors") for n in "ab")
+    assert any(name.startswith("entries.") for name in one) and one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 @pytest.mark.parametrize("number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -18,12 +18,14 @@ from .errors import InputError, RunError, TunesmithError
 if TYPE_CHECKING:
     from .run.api import evaluate, generate, open_run, predict, tune
     from .run.opened import Run
+    from .sparse import SparseDelta
 
 __version__ = "0.1.0"
+_CLASSES = {"Run": ".run.opened", "SparseDelta": ".sparse"}
 _API = {"tune", "open_run", "predict", "generate", "evaluate"}
 
 __all__ = [
-    "InputError", "Run", "RunError", "TunesmithError", "evaluate", "generate", "open_run", "predict", "tune",
+    "InputError", "Run", "RunError", "SparseDelta", "TunesmithError", "evaluate", "generate", "open_run", "predict", "tune",
 ]  # fmt: skip
 
 
@@ -31,8 +33,8 @@ def __getattr__(name: str) -> Any:
     """The functions of the library, and every part by the name of its class."""
     if name in _API:
         return getattr(importlib.import_module(".run.api", __name__), name)
-    if name == "Run":
-        return importlib.import_module(".run.opened", __name__).Run
+    if name in _CLASSES:
+        return getattr(importlib.import_module(_CLASSES[name], __name__), name)
     if name[:1].isupper():
         for part in importlib.import_module(".parts", __name__).every():
             if part.symbol == name:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from . import parts
+from . import peft_format
 from .errors import InputError, RunError
 from .host import Host
 from .storage import write_json
@@ -20,7 +21,9 @@ from .storage import write_json
 OWN_FILE = "tunesmith_adapter.safetensors"
 """Trained tensors of a technique that PEFT does not have, under their own names."""
 
-PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+TERMS_FILE = "tunesmith_loss.safetensors"
+"""Tensors of terms of the loss that are needed in use, such as a tagger's transitions."""
+
 MANIFEST = "manifest.json"
 _PEFT_TASK = {
     "sequence-classification": "SEQ_CLS",
@@ -35,9 +38,9 @@ _PEFT_TASK = {
 
 def digest(tensor: Tensor) -> str:
     """A hash of a tensor's values, type and shape."""
-    values = tensor.detach().cpu().contiguous()
+    values = tensor.detach().cpu().reshape(-1)
     data = values.view(torch.uint8).numpy().tobytes() if values.numel() else b""
-    return hashlib.sha256(f"{values.dtype}{tuple(values.shape)}".encode() + data).hexdigest()[:16]
+    return hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode() + data).hexdigest()[:16]
 
 
 def write_manifest(host: Host, folder: Path) -> None:
@@ -67,7 +70,9 @@ def check_manifest(host: Host, folder: Path) -> None:
 
 
 def save_adapter(host: Host, folder: Path, *, base: str, revision: str | None, head: str) -> None:
-    """Write the adapters and the trained own tensors: in PEFT's format where PEFT has the technique.
+    """Write the adapters and the trained own tensors: in PEFT's format where PEFT has the technique or can express it.
+
+    Where PEFT's format does not hold all (a start, what was frozen), the tensors are there under their own names too.
 
     Args:
         host: the model with its adapters.
@@ -76,14 +81,26 @@ def save_adapter(host: Host, folder: Path, *, base: str, revision: str | None, h
         revision: the base's revision.
         head: kind of the model's head.
     """
-    if why_not_peft(host) is None:
-        tensors, config = _to_peft(host)
+    for_peft = peft_format.why_not(host) is None
+    if for_peft:
+        tensors, config = peft_format.pack(host)
         config |= {"base_model_name_or_path": base, "revision": revision, "task_type": _PEFT_TASK[head]}
-        save_file(tensors, folder / PEFT_FILE, metadata={"format": "pt"})
-        write_json(folder / PEFT_CONFIG, config)
-    else:
-        save_file({n: t.contiguous().cpu() for n, t in host.state().items()}, folder / OWN_FILE)
+        save_file(tensors, folder / peft_format.TENSORS, metadata={"format": "pt"})
+        write_json(folder / peft_format.CONFIG, config)
+    if not for_peft or not peft_format.is_whole(host):
+        state = {n: t.contiguous().cpu() for n, t in host.state().items()}
+        save_file(state, folder / OWN_FILE, metadata=_patch_facts(host, base))
     write_manifest(host, folder)
+
+
+def _patch_facts(host: Host, base: str) -> dict[str, str]:
+    """The metadata that a sparse difference needs: each base tensor's shape and hash, in the file's header."""
+    facts = {}
+    with host.off():
+        for name, patch in host.patches.items():
+            tensor = patch.weight.parameter
+            facts[name] = {"shape": list(tensor.shape), "sha256": digest(tensor)}
+    return {"format": "pt", "base": base, "entries": json.dumps(facts)}
 
 
 def load_adapter(host: Host, folder: Path) -> None:
@@ -95,119 +112,69 @@ def load_adapter(host: Host, folder: Path) -> None:
     if (folder / OWN_FILE).exists():
         host.load(load_file(folder / OWN_FILE))
     else:
-        host.load(_from_peft(host, load_file(folder / PEFT_FILE)))
+        host.load(peft_format.unpack(host, load_file(folder / peft_format.TENSORS)))
     check_manifest(host, folder)
 
 
-def why_not_peft(host: Host) -> str | None:
-    """The reason why PEFT could not load these adapters, or None."""
-    kinds = {type(a).__name__ for a in host.adapters.values() if getattr(a, "peft", "") != "LORA"}
-    if not len(host.adapters):
-        return "there is no adapter"
-    if kinds:
-        return f"PEFT has no {', '.join(sorted(kinds))}"
-    if any(w.tied for w in host.weights().values()):
-        return "a tensor that is shared with the head was trained"
-    if any(len({lora.scale for _, lora in members}) > 1 for members in host.by_module().values()):
-        return "adapters of different scale are stacked on one module"
-    return None
+def begin(host: Host, names: Sequence[str], folder: Path) -> None:
+    """Let newly attached adapters begin with what an earlier run made of the same technique, at the same sites.
 
-
-def _to_peft(host: Host) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and configuration in PEFT's format; adapters that share a module become one of the joint rank."""
-    tensors: dict[str, Tensor] = {}
-    ranks: dict[str, int] = {}
-    alphas: dict[str, float] = {}
-    for path, members in host.by_module().items():
-        if len(members) == 1 and members[0][0].rows is None:
-            lora = members[0][1]
-            down, up, scale = lora.A, lora.B, lora.scale
-        else:
-            down, up, scale = _joined(members)
-        ranks[path], alphas[path] = len(down), scale * len(down)
-        tensors[f"base_model.model.{path}.lora_A.weight"] = down.detach().cpu().contiguous()
-        tensors[f"base_model.model.{path}.lora_B.weight"] = up.detach().cpu().contiguous()
-    owners = sorted({name.rpartition(".")[0] for name in (w.name for w in host.weights().values())})
-    for owner in owners:
-        for name, tensor in host.anatomy.modules[owner].state_dict().items():
-            tensors[f"base_model.model.{owner}.{name}"] = tensor.detach().cpu().contiguous().clone()
-    first = next(iter(ranks))
-    adapter: Any = next(iter(host.adapters.values()))
-    config = {
-        "peft_type": "LORA", "r": ranks[first], "lora_alpha": alphas[first], "lora_dropout": adapter.dropout.p, "bias": "none",
-        "target_modules": sorted(ranks), "rank_pattern": {p: r for p, r in ranks.items() if r != ranks[first]},
-        "alpha_pattern": {p: a for p, a in alphas.items() if a != alphas[first]},
-        "modules_to_save": owners or None, "inference_mode": True,
-        "fan_in_fan_out": any(type(host.anatomy.modules[p]).__name__ == "Conv1D" for p in ranks),
-    }  # fmt: skip
-    return tensors, config
-
-
-def _joined(members: list[tuple[Any, Any]]) -> tuple[Tensor, Tensor, float]:
-    """Several low-rank updates of one scale, of one module or of some of its rows, as one of the joint rank."""
-    outputs = members[0][0].module.weight
-    size = outputs.shape[1] if type(members[0][0].module).__name__ == "Conv1D" else outputs.shape[0]
-    ups = []
-    for site, lora in members:
-        up = lora.B.new_zeros(size, lora.B.shape[1])
-        up[site.rows or slice(None)] = lora.B
-        ups.append(up)
-    return torch.cat([lora.A for _, lora in members]), torch.cat(ups, dim=1), members[0][1].scale
-
-
-def _from_peft(host: Host, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The host's own names for what `_to_peft` wrote; joint updates are cut into the adapters they were made from."""
-    own = {name: f"base_model.model.{w.name}" for name, w in host.weights().items()}
-    state = {name: saved[theirs] for name, theirs in own.items() if theirs in saved}
-    for path, members in host.by_module().items():
-        down, up = (saved.get(f"base_model.model.{path}.lora_{x}.weight") for x in "AB")
-        if down is None or up is None:
-            raise RunError(f"the saved adapter has nothing for {path}")
-        start = 0
-        for site, lora in members:
-            stop, key = start + len(lora.A), host.name_of(lora)
-            state[f"adapter.{key}.A"] = down[start:stop]
-            state[f"adapter.{key}.B"] = up[site.rows or slice(None), start:stop]
-            start = stop
-    return state
-
-
-def attach_peft(host: Host, folder: Path) -> None:
-    """Attach an adapter that PEFT saved: LoRA, with per-module ranks and a trained head.
+    Args:
+        host: the model with them.
+        names: their names, as `Host.attach` gave them.
+        folder: the earlier run, or what it saved.
 
     Raises:
-        InputError: another technique, a pickle, or modules that this model does not have.
+        InputError: there is no such adapter, or it was made with other settings.
     """
+    folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
+    own = next((f for f in (folder / OWN_FILE, folder / peft_format.TENSORS) if f.exists()), None)
+    if own is None:
+        raise InputError("holds no adapter", where=folder, expected=f"{OWN_FILE} or {peft_format.TENSORS} in it")
+    saved = load_file(own)
+    if own.name != OWN_FILE:
+        saved = peft_format.named(host, names, saved)
+    here = host.state()
+    found: dict[str, Tensor] = {}
+    prefixes = [f"adapter.{name}." for name in names] + [f"adapter.shared.{name}." for name in host.shared_by(names)]
+    for name in (n for n in here for prefix in prefixes if n.startswith(prefix)):
+        prefix = next(p for p in prefixes if name.startswith(p))
+        first = re.sub(r"\.\d+\.$", ".", prefix) + name.removeprefix(prefix)
+        if name not in saved and first not in saved:
+            raise InputError(f"has no {first}", where=own, expected="an adapter of the same technique and targets")
+        found[name] = saved[name] if name in saved else saved[first]
     try:
-        config = json.loads((folder / PEFT_CONFIG).read_text(encoding="utf-8"))
-    except OSError:
-        raise InputError(f"has no {PEFT_CONFIG}", where=folder, expected="an adapter that PEFT saved") from None
-    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("bias", "none") != "none":
-        raise InputError(f"holds {config.get('peft_type')}", where=folder, expected="plain LoRA without bias")
-    if not (folder / PEFT_FILE).exists():
-        raise InputError(f"has no {PEFT_FILE}", where=folder, fix="save it again with safe_serialization=True")
-    saved = load_file(folder / PEFT_FILE)
-    state: dict[str, Tensor] = {}
-    for name in [n for n in saved if n.endswith(".lora_A.weight")]:
-        path = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-        rank = len(saved[name])
-        alpha = _pattern(config.get("alpha_pattern"), path, config["lora_alpha"])
-        scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
-        chosen = parts.find("adapter", "lora").choose({"rank": rank, "alpha": scale * rank, "targets": [path]})
-        (key,) = host.attach(chosen)
-        state[f"adapter.{key}.A"] = saved[name]
-        state[f"adapter.{key}.B"] = saved[name.replace("lora_A", "lora_B")]
-    trained = {n.removeprefix("base_model.model."): t for n, t in saved.items() if ".lora_" not in n}
-    for weight in host.anatomy.weights:
-        if weight.name in trained:
-            weight.parameter.requires_grad_(True)
-            state[f"model.{weight.name}"] = trained[weight.name]
-    host.load(state)
+        host.load({**here, **found})
+    except RunError as error:
+        raise InputError(str(error), where=own, fix="use the settings that it was made with") from None
 
 
-def _pattern(pattern: Mapping[str, float] | None, path: str, default: float) -> float:
-    """PEFT's rule: a pattern matches the end of a module's path."""
-    return next((v for k, v in (pattern or {}).items() if path == k or path.endswith("." + k)), default)
+# ---------------------------------------------------------------------- what terms of the loss own
+
+
+def save_terms(terms: Sequence[Any], folder: Path) -> None:
+    """Write the tensors of the terms that change the model's logits in use; no file where there is none."""
+    tensors = {f"{n}.{k}": t for n, term in enumerate(terms) for k, t in term.state_dict().items()}
+    if tensors:
+        save_file({k: t.detach().contiguous().cpu() for k, t in tensors.items()}, folder / TERMS_FILE)
+
+
+@torch.no_grad()
+def load_terms(terms: Sequence[Any], folder: Path) -> None:
+    """Put what `save_terms` wrote into the same terms.
+
+    Raises:
+        RunError: a tensor is missing or has another shape.
+    """
+    saved = load_file(folder / TERMS_FILE)
+    for number, term in enumerate(terms):
+        for name, tensor in term.state_dict().items():
+            found = saved.get(f"{number}.{name}")
+            if found is None or found.shape != tensor.shape:
+                raise RunError(
+                    f"{folder / TERMS_FILE}: {name} of {type(term).__name__} is missing or has another shape"
+                )
+            tensor.copy_(found)
 
 
 # ---------------------------------------------------------------------- whole models

@@ -30,6 +30,7 @@ KINDS = {
     "gradient": "gradients",
     "optimizer": "optimizers",
     "schedule": "schedules",
+    "audit": "audits",
     "experiment": "experiments",
 }
 """Kind -> folder of this package."""
@@ -184,7 +185,7 @@ def of_kind(kind: str) -> Mapping[str, Part]:
     value is a package that holds one file a part.
     """
     folder = Path(__file__).parent / KINDS[kind]
-    base = _classes(_parse(folder / "__init__.py"))
+    base = {k: v for file in sorted(folder.glob("_*.py")) for k, v in _classes(_parse(file)).items()}
     found = dict(_read_folder(kind, folder, f"{__package__}.{KINDS[kind]}", base))
     for entry in importlib.metadata.entry_points(group="tunesmith.parts"):
         spec = importlib.util.find_spec(entry.value) if entry.name.split(".")[0] == kind else None
@@ -218,9 +219,9 @@ def _read_part(
 ) -> Part:
     doc = ast.get_docstring(node) or ""
     lineage = _lineage(node, classes) if isinstance(node, ast.ClassDef) else []
-    signature = node if isinstance(node, ast.FunctionDef) else _signature(lineage)
+    signatures = [node] if isinstance(node, ast.FunctionDef) else _signatures(lineage)
     helps = _setting_helps([doc, *(ast.get_docstring(c) or "" for c in lineage)])
-    settings = {s.name: s for s in _own_settings(signature, helps)}
+    settings = {s.name: s for f in reversed(signatures) for s in _own_settings(f, helps)}
     attributes: dict[str, Any] = {}
     annotations: dict[str, str] = {}
     for ancestor in reversed(lineage):
@@ -243,17 +244,19 @@ def _lineage(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> list[as
     return lineage
 
 
-def _signature(lineage: list[ast.ClassDef]) -> ast.FunctionDef | None:
+def _signatures(lineage: list[ast.ClassDef]) -> list[ast.FunctionDef]:
+    """The class's ``__init__``, and as long as one hands further keywords on, its ancestors'; itself first."""
+    found: list[ast.FunctionDef] = []
     for ancestor in lineage:
         for item in ancestor.body:
             if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-                return item
-    return None
+                found.append(item)
+                if item.args.kwarg is None:
+                    return found
+    return found
 
 
-def _own_settings(function: ast.FunctionDef | None, helps: Mapping[str, str]) -> Iterator[Setting]:
-    if function is None:
-        return
+def _own_settings(function: ast.FunctionDef, helps: Mapping[str, str]) -> Iterator[Setting]:
     for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
         if default is None or argument.annotation is None:
             raise TypeError(f"{function.name}: setting {argument.arg} needs a type and a default")

@@ -32,3 +32,9 @@ Roles = list[str]
 
 Layers = list[int] | Literal["all"]
 """Indices of layers, from 0; negative ones count from the top."""
+
+Activation = Literal["relu", "gelu", "silu", "tanh", "identity"]
+"""The nonlinearity of a small network."""
+
+Start = Literal["vocabulary", "random"]
+"""Where virtual tokens begin: embeddings of frequent words, or noise."""

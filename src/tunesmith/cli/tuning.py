@@ -21,7 +21,7 @@ def tune_here(
     from rich.console import Group
     from rich.text import Text
 
-    hint = f"kept in {run.folder}: report.html, card.md, {'adapter/' if recipe.adapter else 'model/'}"
+    hint = f"kept in {run.folder}: report.html, card.md, {run.artefact.name}/"
     return Group(run.report(), Text(hint))
 
 
@@ -38,7 +38,7 @@ def plan(recipe: Recipe, as_json: bool) -> Any:
     labels = task.labels if task.name != "regress" else None
     host = make_host(prepared.recipe, prepared.base, prepared.head, labels, multi=bool(getattr(task, "multi", False)))
     trainable = {name: list(p.shape) for name, p in host.trainable().items()}
-    count = sum(p.numel() for p in host.trainable().values())
+    count = host.count()
     total = sum(p.numel() for p in host.model.parameters())
     steps = -(-prepared.facts["splits"]["train"]["rows"] // recipe.batch.rows)
     facts = {

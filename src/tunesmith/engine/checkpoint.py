@@ -44,21 +44,33 @@ def newest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def load(path: Path, optimizer: optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and facts of a checkpoint; the optimizer takes up its own state.
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and facts of a checkpoint; the optimizer's state comes with `load_optimizer`.
 
     Raises:
         RunError: a file is missing or damaged.
     """
     try:
         facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(path / "weights.safetensors")
-        _unflatten(optimizer, load_file(path / "optimizer.safetensors"), facts["optimizer"])
+        return load_file(path / "weights.safetensors"), facts
     except Exception as error:
-        raise RunError(
-            f"{path}: the checkpoint cannot be read ({error}); delete it to go on from the one before"
-        ) from error
-    return tensors, facts
+        raise _damaged(path, error) from error
+
+
+def load_optimizer(path: Path, optimizer: optim.Optimizer, settings: dict[str, Any]) -> None:
+    """Let an optimizer take up its state, with what the facts of the checkpoint hold under ``optimizer``.
+
+    Raises:
+        RunError: a file is missing or damaged.
+    """
+    try:
+        _unflatten(optimizer, load_file(path / "optimizer.safetensors"), settings)
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> RunError:
+    return RunError(f"{path}: the checkpoint cannot be read ({error}); delete it to go on from the one before")
 
 
 def _save_checked(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -12,16 +12,18 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import RunError
 from ..gradients import Gradient
 from ..host import Host
 from ..losses import Loss
+from ..masks import Mask, Moment
 from ..optimizers import Stepper, Transform
 from ..schedules import Schedule
 from . import checkpoint
 from .batches import epoch_steps, micro_batches
+from .choosing import Chooser
 from .health import WATCHED, Watch
 from .memory import is_out_of_memory, peak_bytes
 from .precision import arithmetic
@@ -95,6 +97,7 @@ class Work:
         save_steps: steps between checkpoints, on top.
         validate: gives the loss on held-out rows; None validates never.
         validations: validations in each epoch.
+        mask: which of the model's own weights move, where the choice is made or changes in training.
     """
 
     host: Host
@@ -116,6 +119,7 @@ class Work:
     save_steps: int | None = None
     validate: Callable[[], float] | None = None
     validations: int = 1
+    mask: Mask | None = None
 
 
 @dataclass
@@ -133,6 +137,7 @@ class State:
     waited: int = 0
     stopped: str = ""
     asleep: dict[str, str] = field(default_factory=dict)
+    refreshes: int = 0
 
 
 class Loop:
@@ -149,18 +154,91 @@ class Loop:
     def __init__(self, work: Work, device: torch.device | None = None):
         self.work = work
         self.device = device or next(work.host.parameters()).device
-        self.parameters = work.host.trainable()
-        self.optimizer = work.stepper.build(self._groups())
         self.state = State(micro_tokens=work.tokens)
         self.total_steps = work.budget.total_steps(len(work.rows), work.rows_per_step)
         self.interrupt: int | None = None
+        self.chooser = Chooser(self)
+        if self.chooser.settled:
+            self._build()
+        self.observed = False
         self._best: dict[str, Tensor] = {}
         self._saved_at = 0.0
 
+    def _build(self) -> None:
+        """The terms' own tensors, and the optimizer over everything that trains."""
+        self._start_terms()
+        self.parameters = {**self.work.host.trainable(), **self._terms("parameters")}
+        self.optimizer = self.work.stepper.build(self._groups())
+
+    # ------------------------------------------------------------------ the terms of the loss
+
+    def _start_terms(self) -> None:
+        """Let terms that own tensors make them, from the first rows and the run's seed, before anything moves."""
+        if any(term.compares for term in self.work.losses) and not self.work.host.origin:
+            self.work.host.remember()
+        waiting = [t for t in self.work.losses if not t.started and type(t).start is not Loss.start]
+        if not waiting:
+            return
+        batch = self.work.collate(self.work.rows.take(np.arange(min(2, len(self.work.rows)))))
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), arithmetic(self.work.dtype, self.device):
+            torch.manual_seed(self.work.seed)
+            for term in waiting:
+                term.start(self._seen(batch))
+                term.started = True
+                if isinstance(term, nn.Module):
+                    term.to(self.device)
+
+    def _terms(self, what: str) -> dict[str, Any]:
+        """Parameters or tensors (``state_dict``) of the terms that own some, by name."""
+        found: dict[str, Any] = {}
+        for number, term in enumerate(self.work.losses):
+            if isinstance(term, nn.Module):
+                tensors = dict(term.named_parameters()) if what == "parameters" else term.state_dict()
+                found |= {f"loss.{number}.{name}": tensor for name, tensor in tensors.items()}
+        return found
+
+    def _tensors(self, *, training: bool = False) -> dict[str, Tensor]:
+        """Everything that the run has changed: the host's, and the terms' own."""
+        return {**self.work.host.state(training=training), **{n: t.detach() for n, t in self._terms("state").items()}}
+
+    @torch.no_grad()
+    def _load(self, tensors: Mapping[str, Tensor], *, training: bool = False) -> None:
+        own = self._terms("state")
+        if own.keys() != {n for n in tensors if n.startswith("loss.")}:
+            raise RunError("the saved state has other tensors of the loss's terms than this recipe")
+        self.work.host.load({n: t for n, t in tensors.items() if n not in own}, training=training)
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+    def _seen(self, batch: dict[str, Tensor]) -> Step:
+        moved = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
+        keep = {what for term in self.work.losses for what in term.keeps}
+        return Step(
+            self.work.host, moved, self.work.head, progress=self._progress(), keep=keep, moved=self.state.step > 0
+        )
+
     # ------------------------------------------------------------------ the loop
 
+    def choose(self) -> Iterator[dict[str, Any]]:
+        """Let the mask choose what trains, once, from gradients or from a tuning where it needs them."""
+        self._observe()
+        if self.chooser.settled:
+            return
+        yield from self.chooser.choose()
+        if self.chooser.settled:
+            self._build()
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        watch = Watch(self.parameters) if self.state.step < WATCHED else None
+        yield from self.choose()
+        if not self.state.stopped:
+            yield from self._train()
+        self._finish()
+        yield {"event": "end", **asdict(self.state)}
+
+    def _train(self) -> Iterator[dict[str, Any]]:
+        self.chooser.before_step(self.moment)
+        awake = {n: p for n, p in self.parameters.items() if p.requires_grad}
+        watch = Watch(awake) if self.state.step < WATCHED else None
         self.work.host.train()
         start = time.perf_counter() - self.state.seconds
         for indices in self._remaining_steps():
@@ -180,8 +258,31 @@ class Loop:
                 yield self._save()
             if self.state.stopped:
                 break
-        self._finish()
-        yield {"event": "end", **asdict(self.state)}
+
+    def _observe(self) -> None:
+        """Show the adapters that ask for it their sites on the first rows, once; a resumed run has done it."""
+        count, gradients = self.work.host.observes()
+        if self.observed or self.state.step or not count:
+            return
+        self.observed = True
+        torch.manual_seed(self.work.seed)
+        self.work.host.eval()
+        for indices in itertools.islice(self._micro_batches(), count):
+            batch = self.work.collate(self.work.rows.take(indices))
+            loss = self.closure(batch, count_units(batch["labels"], self.work.head))
+            with self.work.host.observing(batch.get("attention_mask")), torch.set_grad_enabled(gradients):
+                value = loss()
+                if gradients:
+                    value.backward()
+        for parameter in self.work.host.trainable().values():
+            parameter.grad = None
+        self.work.host.settle()
+
+    def _micro_batches(self) -> Iterator[np.ndarray]:
+        """The micro-batches of the first epoch."""
+        lengths = self.work.rows.lengths
+        for indices in epoch_steps(lengths, self.work.rows_per_step, seed=self.work.seed, epoch=0):
+            yield from micro_batches(indices, lengths, self.state.micro_tokens)
 
     def _remaining_steps(self) -> Iterator[np.ndarray]:
         """The rows of every step from here on, epoch after epoch; a resumed run goes on where it was."""
@@ -196,7 +297,9 @@ class Loop:
     def _step(self, indices: np.ndarray, watch: Watch | None) -> dict[str, Any]:
         torch.manual_seed(hash((self.work.seed, self.state.step)) % 2**63)
         rate = self._set_rate()
+        self.chooser.before_step(self.moment)
         loss, units, tokens = self._gradient(indices)
+        self.chooser.after_backward()
         value = float(loss)
         if not math.isfinite(value):
             raise RunError(self._blame(indices, value))
@@ -210,8 +313,15 @@ class Loop:
             raise RunError(
                 f"step {self.state.step + 1}: {odd[0]} is {figures[odd[0]]} at loss {value:.4g}; lower the rate"
             )
+        self.chooser.hold()
         self.optimizer.step()
+        self.chooser.after_step()
+        for parameter in self.work.host.after_step(self._progress()):
+            self.optimizer.state.pop(parameter, None)
         self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for term in self.work.losses:
+                term.end_step(self.work.host.trainable())
         self.state.step += 1
         self.state.rows += len(indices)
         self.state.tokens += tokens
@@ -232,7 +342,9 @@ class Loop:
                     for group in micro_batches(indices, self.work.rows.lengths, self.state.micro_tokens)
                 ]
                 units = sum(count_units(b["labels"], self.work.head) for b in batches)
-                losses = [self._closure(batch, units) for batch in batches]
+                rows = sum(len(b["labels"]) for b in batches)
+                self.chooser.compare(batches, units)
+                losses = [self.closure(batch, units, rows=rows) for batch in batches]
                 loss = self.work.gradient(losses, list(self.parameters.values()))
                 return loss, units, int(self.work.rows.lengths[indices].sum())
             except (RuntimeError, MemoryError) as error:
@@ -240,15 +352,27 @@ class Loop:
                     raise
                 self._shrink(indices)
 
-    def _closure(self, batch: dict[str, Tensor], units: int) -> Callable[[], Tensor]:
-        """The share of one micro-batch in the mean over the step's supervised units."""
+    def closure(
+        self,
+        batch: dict[str, Tensor],
+        units: int,
+        asks: Callable[[Step], Tensor] | None = None,
+        *,
+        rows: int | None = None,
+    ) -> Callable[[], Tensor]:
+        """The share of one micro-batch in the mean over the step's supervised units (or rows); ``asks`` replaces the losses."""
 
         def loss() -> Tensor:
-            moved = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
+            self.work.host.write()
             with arithmetic(self.work.dtype, self.device):
-                step = Step(self.work.host, moved, self.work.head)
-                terms = [term.weight * term(step) for term in self.work.losses]
-                return torch.stack(terms).sum() * (step.units / max(1, units))
+                step = self._seen(batch)
+                share = {"units": step.units / max(1, units), "rows": step.rows / (rows or step.rows)}
+                if asks is not None:
+                    return asks(step) * share["units"]
+                terms = [term.weight * share[term.mean_over] * term(step) for term in self.work.losses]
+                if (penalty := self.work.host.penalty()) is not None:
+                    terms.append(penalty * share["units"])
+                return torch.stack(terms).sum()
 
         return loss
 
@@ -270,7 +394,7 @@ class Loop:
         for index in indices:
             batch = self.work.collate(self.work.rows.take(np.array([index])))
             with torch.no_grad():
-                if not math.isfinite(float(self._closure(batch, count_units(batch["labels"], self.work.head))())):
+                if not math.isfinite(float(self.closure(batch, count_units(batch["labels"], self.work.head))())):
                     culprits.append(self.work.rows.where(int(index)))
         named = ", ".join(culprits[:5]) or ", ".join(self.work.rows.where(int(i)) for i in indices[:5])
         return (
@@ -280,16 +404,24 @@ class Loop:
     # ------------------------------------------------------------------ rates
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Parameters in two groups: matrices, which decay, and biases and gains, which do not."""
-        matrices = [p for p in self.parameters.values() if p.ndim > 1]
-        others = [p for p in self.parameters.values() if p.ndim <= 1]
-        return [{"params": g, "decays": d} for g, d in ((matrices, True), (others, False)) if g]
+        """Parameters by what is asked of them: matrices decay, biases and gains do not; some have a rate of their own."""
+        factors = self.work.host.rates()
+        groups: dict[tuple[bool, float], list[Any]] = {}
+        for name, parameter in self.parameters.items():
+            groups.setdefault((parameter.ndim > 1, factors.get(name, self.chooser.rate_of(name))), []).append(parameter)
+        ordered = sorted(groups.items(), key=lambda item: (not item[0][0], item[0][1]))
+        return [{"params": g, "decays": decays, "factor": factor} for (decays, factor), g in ordered]
 
     def _set_rate(self) -> float:
         rate = self.work.stepper.lr * self.work.schedule(self._progress())
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         return rate
+
+    @property
+    def moment(self) -> Moment:
+        """Where in the run the coming step is."""
+        return Moment(self.state.step, self.total_steps, self._progress())
 
     def _progress(self) -> float:
         """Share of the budget that lies behind the middle of the coming step, 0 to 1."""
@@ -328,7 +460,7 @@ class Loop:
         if self.state.best_loss is None or loss < self.state.best_loss:
             self.state.best_loss, self.state.best_step, self.state.waited = loss, self.state.step, 0
             if self.work.budget.patience is not None:
-                self._best = {name: tensor.clone() for name, tensor in self.work.host.state().items()}
+                self._best = {name: tensor.clone() for name, tensor in self._tensors().items()}
         else:
             self.state.waited += 1
         return {"event": "validation", "step": self.state.step, "loss": loss, "best": self.state.best_loss}
@@ -352,7 +484,11 @@ class Loop:
 
     def _save(self) -> dict[str, Any]:
         assert self.work.folder is not None
-        tensors = {**self.work.host.state(), **{f"best.{k}": v for k, v in self._best.items()}}
+        tensors = {
+            **self._tensors(training=True),
+            **{f"best.{k}": v for k, v in self._best.items()},
+            **self.chooser.state(),
+        }
         path = checkpoint.save(self.work.folder, self.state.step, tensors, self.optimizer, asdict(self.state))
         self._saved_at = self.state.seconds
         return {"event": "save", "step": self.state.step, "path": str(path)}
@@ -362,8 +498,12 @@ class Loop:
         path = checkpoint.newest(self.work.folder) if self.work.folder else None
         if path is None:
             return False
-        tensors, facts = checkpoint.load(path, self.optimizer)
-        self.work.host.load({k: v for k, v in tensors.items() if not k.startswith("best.")})
+        tensors, facts = checkpoint.load(path)
+        self.chooser.load(tensors)
+        self._start_terms()
+        self._load({k: v for k, v in tensors.items() if not k.startswith(("best.", "mask."))}, training=True)
+        self._build()
+        checkpoint.load_optimizer(path, self.optimizer, facts["optimizer"])
         self._best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
         known: Mapping[str, Any] = {k: v for k, v in facts.items() if k in State.__dataclass_fields__}
         self.state = State(**{**known, "stopped": ""})
@@ -373,7 +513,9 @@ class Loop:
     def _finish(self) -> None:
         """With early stopping the best weights are the result."""
         if self._best and self.state.stopped != "interrupted":
-            self.work.host.load(self._best)
+            self._load(self._best)
+        if self.state.stopped != "interrupted":
+            self.chooser.harden()
         self.work.host.eval()
 
 
@@ -385,6 +527,8 @@ def flops(work: Work, steps: int = 2) -> tuple[int, int]:
     from torch.utils.flop_counter import FlopCounterMode
 
     loop = Loop(work)
+    for _ in loop.choose():
+        pass
     chosen = epoch_steps(work.rows.lengths, work.rows_per_step, seed=work.seed, epoch=0)[:steps]
     with FlopCounterMode(display=False) as counter:
         tokens = sum(loop._gradient(indices)[2] for indices in chosen)

@@ -1,18 +1,12 @@
-"""Plots of a report, drawn by matplotlib as inline SVG without a date or a random id, so that they can be compared."""
+"""Plots of a run's report."""
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from .drawing import BEFORE, FLOOR, INK, TUNED, figure, style, svg
 from .wording import PERCENT
-
-INK, TUNED, BEFORE, FLOOR = "#5b6470", "#3b82f6", "#d97706", "#9ca3af"
-"""INK becomes the colour of the page's text, whatever that is; the others are seen on white and on black."""
 
 MOST_CLASSES = 30
 """Above this a confusion table is not drawn: nobody could read it."""
@@ -33,41 +27,8 @@ def all_of(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "confusion" in report and len(report["confusion"]["labels"]) <= MOST_CLASSES:
         caption = "Rows of each true class (down) by the class that was said (across)."
         plots.append((caption, lambda: _confusion(report["confusion"])))
-    with _style():
-        return [(caption, _svg(draw(), f"plot{i}-", caption)) for i, (caption, draw) in enumerate(plots)]
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    import matplotlib
-
-    settings: Any = {
-        "svg.hashsalt": "tunesmith", "svg.fonttype": "none", "font.size": 9, "text.parse_math": False,
-        "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
-        "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False,
-        "axes.spines.top": False, "axes.spines.right": False, "font.family": "DejaVu Sans",
-    }  # fmt: skip
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the browser has the glyphs that matplotlib's font lacks
-        yield
-
-
-def _figure(width: float = 5.2, height: float = 3.2) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    made = Figure(figsize=(width, height), layout="constrained")
-    return made, made.add_subplot()
-
-
-def _svg(made: Any, prefix: str, caption: str) -> str:
-    """The drawing as an element of a page: ids that are its own, no metadata or comments, the page's colour of text."""
-    stream = io.StringIO()
-    made.savefig(stream, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")), transparent=True)
-    text = stream.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", text)
-    label = caption.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return text.replace(INK, "currentColor").replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    with style():
+        return [(caption, svg(draw(), f"plot{i}-", caption)) for i, (caption, draw) in enumerate(plots)]
 
 
 def _scores(report: Mapping[str, Any]) -> Any:
@@ -75,7 +36,7 @@ def _scores(report: Mapping[str, Any]) -> Any:
     every = {**{who: found[name] for who, found in report["before"].items() if name in found}}
     every["tuned"] = report["tuned"][name]
     scale = 100 if name in PERCENT else 1
-    made, axes = _figure(5.2, 0.9 + 0.45 * len(every))
+    made, axes = figure(5.2, 0.9 + 0.45 * len(every))
     colors = [*[FLOOR, BEFORE][-(len(every) - 1) :], TUNED] if 1 < len(every) <= 3 else [BEFORE] * len(every)
     for place, (m, color) in enumerate(zip(every.values(), [*colors[:-1], TUNED], strict=True)):
         axes.plot([scale * m["low"], scale * m["high"]], [place, place], color=color, linewidth=2)
@@ -88,7 +49,7 @@ def _scores(report: Mapping[str, Any]) -> Any:
 
 
 def _curve(curve: Mapping[str, Any]) -> Any:
-    made, axes = _figure()
+    made, axes = figure()
     axes.plot(curve["step"], curve["loss"], color=TUNED, alpha=0.25, linewidth=1)
     axes.plot(curve["step"], _smooth(curve["loss"]), color=TUNED, linewidth=1.6, label="training")
     if curve.get("validation_step"):
@@ -109,7 +70,7 @@ def _smooth(values: list[float]) -> list[float]:
 
 
 def _reliability(calibration: Mapping[str, Any]) -> Any:
-    made, axes = _figure()
+    made, axes = figure()
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
     for (who, groups), color in zip(calibration["reliability"].items(), (TUNED, FLOOR, BEFORE), strict=False):
         x, y, rows = ([g[k] for g in groups] for k in ("confidence", "accuracy", "rows"))
@@ -125,7 +86,7 @@ def _confusion(confusion: Mapping[str, Any]) -> Any:
 
     labels, table = [label[:24] for label in confusion["labels"]], confusion["table"]
     size = max(3.2, 0.42 * len(labels) + 1.4)
-    made, axes = _figure(size + 0.6, size)
+    made, axes = figure(size + 0.6, size)
     shares = [[v / max(1, sum(row)) for v in row] for row in table]
     axes.imshow([[(*to_rgb(TUNED), share) for share in row] for row in shares], interpolation="none")
     axes.set_xticks(range(len(labels)), labels, rotation=90 if max(map(len, labels)) > 6 else 0)

@@ -56,11 +56,8 @@ def elasticity(
         "flattening": over_seeds(first - later, "nats", "a row"),
         "beyond": over_seeds(many[:, -1] - start, "nats", f"{against[-1]} opposite rows"),
     }
-    steps = [0, *against]
-    series = {
-        f"taught with {n} rows": [[m, float(v)] for m, v in zip(steps, side.mean(0), strict=True)]
-        for n, side in ((rows[0], few), (rows[-1], many))
-    }
+    sides = {f"taught with {n} rows": side.mean(0) for n, side in ((rows[0], few), (rows[-1], many))}
+    series = {n: [[m, float(v)] for m, v in zip([0, *against], side, strict=True)] for n, side in sides.items()}
     notes = [f"leaning of the untuned base: {start:.3f} nats"]
     return Outcome(figures, series, ("opposite rows", "leaning, nats"), notes)
 

@@ -32,7 +32,7 @@ def data_and_rank(
 
     Settings:
         task: name of an arena task.
-        rows: numbers of training rows, ascending.
+        rows: numbers of training rows.
         ranks: ranks of LoRA.
         least_steps: few rows get more passes, so that they are not few steps too.
         options: of all recipes, e.g. ``{length.max: 32}``.
@@ -85,10 +85,7 @@ class _Law:
 def _fit(size: np.ndarray, loss: np.ndarray, *, by_rank: bool = True) -> _Law:
     """The law nearest to these losses, by least squares of their logarithms, robust to single points as in the paper.
 
-    Args:
-        size: (n, 2), rank and rows.
-        loss: (n,).
-        by_rank: False holds the exponent of rank at 0.
+    ``size`` is (n, 2), rank and rows; ``loss`` is (n,); ``by_rank=False`` holds the exponent of rank at 0.
     """
     from scipy.optimize import least_squares
 

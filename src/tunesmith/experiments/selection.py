@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,36 +52,27 @@ def selection_rules(
         if {"diverse", "central"} <= found.keys():
             about = f"{task}, diverse rows less central ones"
             figures[f"{task}.diversity"] = difference(found["diverse"], found["central"], about)
-        series[task] = [
-            [number, float(np.mean([r.score for r in results]))]
-            for number, results in enumerate([drawn, *found.values()])
-        ]
+        means = [float(np.mean([r.score for r in results])) for results in (drawn, *found.values())]
+        series[task] = [[number, mean] for number, mean in enumerate(means)]
     axis = "; ".join(f"{task}: random, {', '.join(rules)}" for task, rules in tasks.items())
     return Outcome(figures, series, (axis, "score"))
 
 
 class _Pool:
-    """The rows of a recipe, from which rules choose."""
+    """The rows of a recipe."""
 
     def __init__(self, lab: Lab, recipe: Any, keep: int):
         self.lab, self.recipe, self.keep = lab, recipe, keep
         self.prepared = lab.prepared(recipe)
         self.encoded = self.prepared.encoded["train"]
-        self._features: np.ndarray | None = None
 
-    @property
+    @cached_property
     def features(self) -> np.ndarray:
         """The base's, computed when the first rule asks."""
-        if self._features is None:
-            self._features = np.asarray(self.lab.features(self.recipe), dtype=float)
-        return self._features
+        return np.asarray(self.lab.features(self.recipe), dtype=float)
 
     def chosen(self, rule: str, seed: int) -> Any:
-        """The recipe with the rows that a rule chooses.
-
-        Raises:
-            InputError: there is no such rule.
-        """
+        """The recipe with the rows that a rule chooses."""
         if rule not in _RULES:
             raise unknown("rule", rule, _RULES)
         best = np.concatenate([c[_RULES[rule](self, c, seed)[:n]] for c, n in self._shares()])
@@ -104,8 +95,7 @@ class _Pool:
 
 
 def _distance(pool: _Pool, places: np.ndarray) -> np.ndarray:
-    features = pool.features[places]
-    return np.asarray(np.linalg.norm(features - features.mean(0), axis=1))
+    return np.asarray(np.linalg.norm(pool.features[places] - pool.features[places].mean(0), axis=1))
 
 
 def _diverse(pool: _Pool, places: np.ndarray, seed: int) -> np.ndarray:
@@ -113,7 +103,7 @@ def _diverse(pool: _Pool, places: np.ndarray, seed: int) -> np.ndarray:
     features = pool.features[places]
     order = [int(_distance(pool, places).argmin())]
     far = np.linalg.norm(features - features[order[0]], axis=1)
-    for _ in itertools.repeat(None, min(pool.keep, len(places)) - 1):
+    while len(order) < min(pool.keep, len(places)):
         order.append(int(far.argmax()))
         far = np.minimum(far, np.linalg.norm(features - features[order[-1]], axis=1))
     return np.array(order)

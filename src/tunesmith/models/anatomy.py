@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, unknown
+from . import places
 
 _NAMES = {
     "attention.query": "q_proj query query_proj q q_lin wq q_attn",
@@ -51,6 +52,11 @@ class Site:
         inputs: size of the last dimension of what comes in (for an embedding: number of ids).
         outputs: size of the last dimension of what goes out.
         rows: the outputs of a fused module that belong to this site; None for all.
+        shared: what the sites of one technique have in common (`Adapter.share`), or None.
+        place: for a site that is more than one module its kind (`tunesmith.models.places`); empty for a leaf.
+        partner: of such a site the other module: where a sub-layer begins, what reads an attention's text, a network's decoder.
+        parts: of such a site the leaves it consists of, by role within it.
+        heads: of such a site the number of attention heads (of queries).
     """
 
     name: str
@@ -62,10 +68,18 @@ class Site:
     inputs: int
     outputs: int
     rows: slice | None = None
+    shared: Any = None
+    place: str = ""
+    partner: Any = None
+    parts: Mapping[str, Site] = field(default_factory=dict, compare=False, repr=False)
+    heads: int = 1
 
     @property
-    def kind(self) -> Literal["linear", "embedding", "norm"]:
-        """What sort of module it is: one weight for each pair of in- and outputs, for each id, or for each output."""
+    def kind(self) -> str:
+        """``linear`` has a weight for each pair of in- and outputs, ``embedding`` for each id, ``norm`` for each output;
+        ``sublayer``, ``layer``, ``heads``, ``attention`` and ``input`` are more than a module."""
+        if self.place:
+            return self.place
         if isinstance(self.module, nn.Embedding):
             return "embedding"
         return "linear" if self.module.weight.ndim == 2 else "norm"
@@ -86,7 +100,10 @@ class Site:
 
 @dataclass(frozen=True)
 class Weight:
-    """One of the model's own tensors: where it sits, whether it was newly made, and whether the head shares it."""
+    """One of the model's own tensors: where it sits, whether it was newly made, and whether the head shares it.
+
+    ``transposed`` says that it is kept as (inputs, outputs), as GPT-2 does.
+    """
 
     name: str
     role: str
@@ -97,6 +114,7 @@ class Weight:
     parameter: nn.Parameter
     fresh: bool = False
     tied: bool = False
+    transposed: bool = False
 
     @property
     def from_top(self) -> int | None:
@@ -134,6 +152,11 @@ class Anatomy:
         return found
 
     @cached_property
+    def places(self) -> list[Site]:
+        """Every site that is more than one module (`tunesmith.models.places`)."""
+        return places.find(self.model, self.sites, self.modules, self.trunk)
+
+    @cached_property
     def weights(self) -> list[Weight]:
         """Every tensor of the model, a tied one once."""
         depth = {stack: self.layers(stack) for stack in ("", "encoder", "decoder")}
@@ -146,6 +169,7 @@ class Anatomy:
                 Weight(
                     name, self.role(path), self.layer(path), stack, depth[stack],
                     leaf.endswith("bias"), parameter, name in self.fresh, parameter is head,
+                    parameter.ndim == 2 and _transposed(self.modules[path]),
                 )
             )  # fmt: skip
         return found
@@ -201,6 +225,7 @@ class Anatomy:
         chosen: dict[str, Site] = {}
         for role in roles:
             matching = [s for s in self.sites if _matches(role, s)]
+            matching += [s for s in self.places if s.role == role or s.name == role]
             if not matching:
                 raise self._no_role(role)
             chosen |= {s.name: s for s in matching}
@@ -217,7 +242,7 @@ class Anatomy:
                 f"{self._name} mixes query, key and value head by head in {fused[0].path}",
                 expected="a whole module", fix=f"target {family}.qkv",
             )  # fmt: skip
-        return unknown("role", role, {"linear", *(s.role for s in self.sites)}, where=self._name)
+        return unknown("role", role, {"linear", *(s.role for s in (*self.sites, *self.places))}, where=self._name)
 
     def _resolve(self, layers: Sequence[int], stack: str) -> set[int]:
         count = self.layers(stack)

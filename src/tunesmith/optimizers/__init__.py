@@ -30,5 +30,5 @@ class Stepper:
     lr: float
 
     def build(self, groups: list[dict[str, Any]]) -> optim.Optimizer:
-        """The optimizer over these groups, each ``{"params": [...], "decays": bool}``."""
+        """The optimizer over these groups, each ``{"params": [...], "decays": bool, "factor": of the rate}``."""
         raise NotImplementedError
