@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_compare_report import planted
 
+from test_compare_report import planted
 from tunesmith.claims import plots
 from tunesmith.claims.claim import Claim
 from tunesmith.claims.evidence import evidence_page, readme_block
