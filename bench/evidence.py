@@ -17,6 +17,7 @@ from typing import Any
 
 from render import ROOT, between
 
+from tunesmith import recipe as recipes
 from tunesmith.claims import plots
 from tunesmith.claims.claim import Claim, every
 from tunesmith.claims.evidence import Results, evidence_page, readme_block
@@ -25,6 +26,7 @@ from tunesmith.compare import arena
 from tunesmith.compare.comparison import Comparison
 from tunesmith.compare.identity import codes
 from tunesmith.compare.result import Result
+from tunesmith.errors import InputError
 
 CLAIMS = ROOT / "claims"
 PAGE = ROOT / "docs" / "evidence.md"
@@ -48,12 +50,20 @@ def options(recipe: Mapping[str, Any]) -> str:
     return json.dumps(told({k: v for k, v in recipe.items() if k not in OPEN}), sort_keys=True)
 
 
+def today(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stored recipe with the options that parts have got since; as it is where a part is gone."""
+    try:
+        return recipes.make(recipe).to_dict()
+    except InputError:
+        return recipe
+
+
 def kept(store: Path) -> dict[str, list[Result]]:
     """Every result of the store by its options; those without tuning by their rows and base alone."""
     found: dict[str, list[Result]] = defaultdict(list)
     for path in sorted(store.glob("??/*.json")):
         result = Result.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        key = options(result.recipe) if result.identity["what"] == "tuned" else untuned(result.recipe)
+        key = options(today(result.recipe)) if result.identity["what"] == "tuned" else untuned(result.recipe)
         found[key].append(result)
     return found
 
@@ -67,9 +77,9 @@ def comparisons(store: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every arena task of which the store has all baselines with all seeds, and one result without tuning."""
     found = kept(store)
     for task in arena.TASKS.values():
-        recipes = {n: task.recipe({**arena.tuned_rate(task.family, t), **t}) for n, t in arena.TECHNIQUES.items()}
-        results = {n: seeds(found[options(r.to_dict())], codes(r)) for n, r in recipes.items()}
-        before = found[untuned(next(iter(recipes.values())).to_dict())]
+        wanted = {n: task.recipe({**arena.tuned_rate(task.family, t), **t}) for n, t in arena.TECHNIQUES.items()}
+        results = {n: seeds(found[options(r.to_dict())], codes(r)) for n, r in wanted.items()}
+        before = found[untuned(next(iter(wanted.values())).to_dict())]
         if before and all(results.values()):
             yield task.name, Comparison(results, before[0], list(SEEDS)).to_dict()
 
@@ -80,8 +90,9 @@ def seeds(results: list[Result], code: Mapping[str, str]) -> list[Result]:
     for result in results:
         groups[json.dumps(result.identity["parts"], sort_keys=True)][result.recipe["seed"]] = result
     whole = {parts: group for parts, group in groups.items() if set(SEEDS) <= set(group)}
-    today = json.dumps(code, sort_keys=True)
-    chosen = whole.get(today) or max(whole.values(), key=lambda g: str(g[0].environment["date"]), default={})
+    chosen = whole.get(json.dumps(code, sort_keys=True)) or max(
+        whole.values(), key=lambda g: str(g[0].environment["date"]), default={}
+    )
     return [chosen[seed] for seed in SEEDS] if chosen else []
 
 
