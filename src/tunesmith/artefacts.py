@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +20,9 @@ from .storage import write_json
 
 OWN_FILE = "tunesmith_adapter.safetensors"
 """Trained tensors of a technique that PEFT does not have, under their own names."""
+
+TERMS_FILE = "tunesmith_loss.safetensors"
+"""Tensors of terms of the loss that are needed in use, such as a tagger's transitions."""
 
 MANIFEST = "manifest.json"
 _PEFT_TASK = {
@@ -143,6 +147,34 @@ def begin(host: Host, names: Sequence[str], folder: Path) -> None:
         host.load({**here, **found})
     except RunError as error:
         raise InputError(str(error), where=own, fix="use the settings that it was made with") from None
+
+
+# ---------------------------------------------------------------------- what terms of the loss own
+
+
+def save_terms(terms: Sequence[Any], folder: Path) -> None:
+    """Write the tensors of the terms that change the model's logits in use; no file where there is none."""
+    tensors = {f"{n}.{k}": t for n, term in enumerate(terms) for k, t in term.state_dict().items()}
+    if tensors:
+        save_file({k: t.detach().contiguous().cpu() for k, t in tensors.items()}, folder / TERMS_FILE)
+
+
+@torch.no_grad()
+def load_terms(terms: Sequence[Any], folder: Path) -> None:
+    """Put what `save_terms` wrote into the same terms.
+
+    Raises:
+        RunError: a tensor is missing or has another shape.
+    """
+    saved = load_file(folder / TERMS_FILE)
+    for number, term in enumerate(terms):
+        for name, tensor in term.state_dict().items():
+            found = saved.get(f"{number}.{name}")
+            if found is None or found.shape != tensor.shape:
+                raise RunError(
+                    f"{folder / TERMS_FILE}: {name} of {type(term).__name__} is missing or has another shape"
+                )
+            tensor.copy_(found)
 
 
 # ---------------------------------------------------------------------- whole models

@@ -43,6 +43,8 @@ class Host(nn.Module):
         self._members: dict[str, list[str]] = {}
         self._hooks: dict[str, list[Any]] = {}
         self._on = True
+        self.origin: dict[str, Tensor] = {}
+        self.guests: dict[nn.Module, Host] = {}
         self.patches: dict[str, Patch] = {}
         self._rule: EntryMask | None = None
         self._resting: set[str] = set()
@@ -218,6 +220,11 @@ class Host(nn.Module):
                 self.write()
             if self.patches:
                 torch.clear_autocast_cache()
+
+    @torch.no_grad()
+    def remember(self) -> None:
+        """Keep the values that the model's own trained tensors have now (``origin``), for what compares with the base."""
+        self.origin = {n: p.detach().clone() for n, p in self.trainable().items() if n.startswith("model.")}
 
     @contextlib.contextmanager
     def head_only_at(self, places: Tensor) -> Iterator[None]:

@@ -30,6 +30,7 @@ KINDS = {
     "gradient": "gradients",
     "optimizer": "optimizers",
     "schedule": "schedules",
+    "audit": "audits",
     "experiment": "experiments",
 }
 """Kind -> folder of this package."""

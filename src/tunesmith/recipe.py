@@ -56,6 +56,13 @@ def _several(kind: str) -> Any:
     return BeforeValidator(read)
 
 
+def _audits(value: Any) -> Any:
+    """The audits of a recipe: true asks all, false none."""
+    if isinstance(value, bool):
+        value = list(parts.of_kind("audit")) if value else []
+    return value
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, frozen=True)
 
@@ -154,6 +161,9 @@ class Recipe(_Strict):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")
     checks: Checks = Checks()
+    audit: Annotated[list[Chosen], _several("audit"), BeforeValidator(_audits)] = Field(
+        [], description="what tuning may have broken: audits to make, or true for all of them"
+    )
     save: Saves = Saves()
     seed: Whole = 0
 
@@ -247,6 +257,8 @@ def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
         current = result.get(head)
         if head == "rows" and rest and current is not None and not isinstance(current, Mapping):
             current = {"train": current}
+        if head == "audit" and current is True:
+            current = list(parts.of_kind("audit"))
         result[head] = _set(current, rest, value)
     return result
 

@@ -90,6 +90,7 @@ def tune(
     length: Annotated[int | None, typer.Option(help="Most tokens of a row.")] = None,
     over_length: Annotated[str | None, typer.Option(help="truncate, drop or stop.")] = None,
     seed: Annotated[int | None, typer.Option(help="Every random choice comes from it.")] = None,
+    audit: Annotated[bool, typer.Option("--audit", help="Measure what tuning broke, too.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
     name: Annotated[str | None, typer.Option(help="Name of the run; made from the rows if not given.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run of this name.")] = False,
@@ -104,6 +105,7 @@ def tune(
     changes = _changes(set_, column, {
         "base": base, "task": task, "adapter": adapter, "mask": mask, "budget.epochs": epochs, "budget.steps": steps,
         "budget.minutes": minutes, "length.max": length, "length.over": over_length, "seed": seed,
+        "audit": True if audit else None,
     })  # fmt: skip
     recipe = _recipe(source, changes)
     if dry_run:
@@ -165,6 +167,24 @@ def evaluate(
 
 
 @app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    names: Annotated[
+        str | None,
+        typer.Option("--with", help="Audits, e.g. forgetting,calibration (see `parts audit`); none takes all."),
+    ] = None,
+    set_: Annotated[list[str], typer.Option("--set", help="AUDIT.SETTING=VALUE.")] = [],  # noqa: B006
+    json_: Json = False,
+) -> None:
+    """Measure what tuning broke: forgetting, calibration, robustness and more; writes audit.json."""
+    from ..run.api import open_run
+    from .show import audit_table
+
+    found = open_run(run).audit(names, changes=_changes(set_, [], {}))
+    _print(found if json_ else audit_table(found), json_)
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")], json_: Json = False) -> None:
     """Show the report of a run again."""
     from .show import report_of
@@ -215,7 +235,9 @@ def models(json_: Json = False) -> None:
 
 @app.command()
 def parts(
-    kind: Annotated[str | None, typer.Argument(help="adapter, mask, loss, gradient, optimizer or schedule.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="adapter, mask, loss, gradient, optimizer, schedule or audit.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """List the parts: every technique, with its settings and its source."""
@@ -247,6 +269,7 @@ def compare(
     column: Annotated[list[str], typer.Option(help="ROLE=COLUMN, e.g. text=review.")] = [],  # noqa: B006
     set_: Annotated[list[str], typer.Option("--set", help="OPTION=VALUE, for every recipe.")] = [],  # noqa: B006
     epochs: Annotated[float | None, typer.Option(help="Passes over the training rows.")] = None,
+    audit: Annotated[bool, typer.Option(help="Measure what tuning broke, too, with the first seed.")] = True,
     on: On = "here",
     workers: Workers = 1,
     correction: Annotated[str, typer.Option(help="For many comparisons: holm or bh.")] = "holm",
@@ -262,7 +285,8 @@ def compare(
 
     if correction not in ("holm", "bh"):
         raise InputError(f"--correction is {correction}", expected="holm or bh")
-    changes = _changes(set_, column, {"base": base, "task": task, "budget.epochs": epochs})
+    named = {"base": base, "task": task, "budget.epochs": epochs, "audit": True if audit else None}
+    changes = _changes(set_, column, named)
     found = evidence.recipes_of(sources, with_, changes)
     folder, values = evidence.compare_here(
         found, seeds, out, name, force, evidence.say(quiet or json_), on=on, workers=workers, correction=correction,

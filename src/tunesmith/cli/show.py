@@ -223,3 +223,13 @@ def doctor_table(as_json: bool) -> Any:
         missing = [m for m in modules if find_spec(m) is None]
         facts[f"extra {extra}"] = f"missing: pip install 'tunesmith[{extra}]'" if missing else "installed"
     return facts if as_json else _table("this machine", ("", ""), list(facts.items()))
+
+
+def audit_table(found: dict[str, Any]) -> Any:
+    """What audits found, in words and as a table."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from ..evaluation.report import audit_summary, render_audit
+
+    return Group(render_audit(found), *map(Text, audit_summary(found)))

@@ -165,7 +165,8 @@ def compare(
     """Carry out each recipe with each seed, re-using what the store has, and compare them.
 
     Args:
-        recipes: name -> recipe. All have the same rows and the same split; base and parts may differ.
+        recipes: name -> recipe. All have the same rows and the same split; base and parts may differ. Audits are made
+            with the first seed of each.
         seeds: how many, or which; every recipe gets the same.
         store: folder of results. What is there is not computed again.
         on: ``here`` or ``ray``.
@@ -182,7 +183,7 @@ def compare(
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     identities = Identities()
     jobs = {
-        name: [_job(identities, f"{name} seed {s}", recipe.updated({"seed": s})) for s in chosen]
+        name: [_job(identities, f"{name} seed {s}", _with_seed(recipe, s, first=s == chosen[0])) for s in chosen]
         for name, recipe in recipes.items()
     }
     _check_same_rows({n: j[0] for n, j in jobs.items()})
@@ -191,6 +192,11 @@ def compare(
     fill(store, [before, *itertools.chain(*zip(*jobs.values(), strict=True))], on=on, workers=workers, hear=hear)
     found = {name: [_have(store, job) for job in several] for name, several in jobs.items()}
     return Comparison(found, _have(store, before), chosen, correction, level)
+
+
+def _with_seed(recipe: Recipe, seed: int, *, first: bool) -> Recipe:
+    """The recipe with this seed; its audits are made with the first one only."""
+    return recipe.updated({"seed": seed} if first else {"seed": seed, "audit": []})
 
 
 def _job(identities: Identities, name: str, recipe: Recipe) -> Job:

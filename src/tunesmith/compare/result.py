@@ -40,7 +40,7 @@ class Result:
     cost: Mapping[str, Any]
     health: Mapping[str, Any]
     environment: Mapping[str, Any]
-    audit: list[dict[str, Any]] | None = None
+    audit: Mapping[str, Any] | None = None
 
     @property
     def score(self) -> float:

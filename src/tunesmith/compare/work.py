@@ -66,7 +66,7 @@ def _tuned(recipe: Recipe, identity: Identity) -> Result:
         "stopped": cost.pop("stopped"), "first_loss": losses[0], "last_loss": sum(tail) / len(tail),
         "validation_loss": next((e["best"] for e in reversed(scored.events) if e["event"] == "validation"), None),
     }  # fmt: skip
-    return _result(scored.prepared, identity, scored.answers, scored.texts, cost, health)
+    return _result(scored.prepared, identity, scored.answers, scored.texts, cost, health, scored.audit)
 
 
 def _before(recipe: Recipe, identity: Identity) -> Result:
@@ -79,7 +79,9 @@ def _before(recipe: Recipe, identity: Identity) -> Result:
     return _result(prepared, identity, answers[name], None, {**meter.read(), "trainable": 0}, {"name": name})
 
 
-def _result(prepared: Any, identity: Identity, answers: Any, texts: Any, cost: Any, health: Any) -> Result:
+def _result(
+    prepared: Any, identity: Identity, answers: Any, texts: Any, cost: Any, health: Any, audit: Any = None
+) -> Result:
     from ..evaluation.metrics import names_for
     from ..evaluation.scores import scores
     from ..run.carry_out import environment

@@ -12,7 +12,7 @@ from . import tasks
 from .rows import Rows
 from .tasks import Task
 
-ORDER = ("chat", "generate", "tag", "pair", "classify", "regress")
+ORDER = ("chat", "prefer", "generate", "tag", "pair", "classify", "regress")
 """Tasks in the order in which names are tried; the more a task asks of the columns, the earlier. ``lm``, which asks for
 no more than a text, is left for when nothing else can be meant."""
 
@@ -88,6 +88,8 @@ def _match(rows: Rows, given: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     """The task and the column of each of its roles, where the user names no task."""
     for name in ORDER:
         found = _by_name(rows, tasks.find(name), given)
+        if name == "prefer" and not _rated(rows, found):
+            continue
         if found and not (name == "generate" and _answers_are_classes(rows, found, given)):
             return _class_or_quantity(rows, name, found)
     if all(role in tasks.find("pair").roles for role in given):
@@ -120,6 +122,13 @@ def _by_name(rows: Rows, kind: type[Task], given: Mapping[str, str], without: st
         elif role not in kind.optional:
             return {}
     return found
+
+
+def _rated(rows: Rows, found: Mapping[str, str]) -> bool:
+    """Whether the columns hold two answers of which one was chosen, or an answer and whether it is good."""
+    if {"chosen", "rejected"} <= found.keys():
+        return True
+    return {"completion", "label"} <= found.keys() and bool(pa.types.is_boolean(_type(rows, found["label"])))
 
 
 def _named_columns(rows: Rows, kind: type[Task], role: str, found: Mapping[str, str]) -> list[str]:

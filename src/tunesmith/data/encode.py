@@ -21,7 +21,7 @@ from .tasks import Encoding, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION = 2
+VERSION = 3
 """Raised when encoding changes, so that an older one is not taken from the cache."""
 
 _CHUNK = 1000
@@ -181,7 +181,12 @@ class _Tally:
                 fix=f"mend the row, or raise --length above {self.reader.max_length}" if piece.lost else "mend the row",
             )  # fmt: skip
         record = {"input_ids": piece.input_ids, "labels": piece.labels, "row": row, "units": units}
-        record["length"] = len(piece.input_ids) + (len(piece.labels) if self._two_sides else 0)
+        other = piece.other
+        record |= {"good": piece.good, "controlled": piece.controlled, "other_ids": other and other.input_ids}
+        record["other_labels"] = other and other.labels
+        record["length"] = (
+            len(other.input_ids if other else ()) + len(piece.input_ids) + (len(piece.labels) if self._two_sides else 0)
+        )
         return {**record, "token_type_ids": piece.token_type_ids, "words": piece.words}
 
     @property
@@ -218,7 +223,8 @@ def _schema(task: Task) -> pa.Schema:
     ids = pa.list_(pa.int32())
     return pa.schema([
         ("input_ids", ids), ("labels", label), ("token_type_ids", ids), ("words", ids), ("row", pa.int64()),
-        ("units", pa.int32()), ("length", pa.int32()),
+        ("units", pa.int32()), ("length", pa.int32()), ("good", pa.bool_()), ("controlled", pa.bool_()),
+        ("other_ids", ids), ("other_labels", ids),
     ])  # fmt: skip
 
 
@@ -236,6 +242,7 @@ def collator(task: Task, pad_id: int) -> Callable[[Sequence[Mapping[str, Any]]],
         return torch.tensor([[*v, *[fill] * (width - len(v))] for v in values])
 
     def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        rows, rated = _answers(rows)
         ids = [row["input_ids"] for row in rows]
         batch = {"input_ids": pad(ids, pad_id), "attention_mask": pad([[1] * len(i) for i in ids], 0)}
         if rows[0]["token_type_ids"] is not None:
@@ -244,9 +251,23 @@ def collator(task: Task, pad_id: int) -> Callable[[Sequence[Mapping[str, Any]]],
         batch["labels"] = pad(labels, IGNORED) if task.per_token else torch.tensor(labels)
         if batch["labels"].dtype == torch.float64:
             batch["labels"] = batch["labels"].float()
-        return batch
+        return batch | {name: torch.tensor(values) for name, values in rated.items()}
 
     return collate
+
+
+def _answers(rows: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[str, Any]], dict[str, list[Any]]]:
+    """Rated answers one a row: of pairs all the chosen, then all the rejected; and what is known of each answer."""
+    if rows[0].get("good") is None:
+        return rows, {}
+    rated: dict[str, list[Any]] = {"good": [row["good"] for row in rows]}
+    if rows[0]["other_ids"] is not None:
+        others = [{**r, "input_ids": r["other_ids"], "labels": r["other_labels"], "good": False} for r in rows]
+        rated = {"good": rated["good"] + [False] * len(rows), "pairs": [*range(len(rows)), *range(len(rows))]}
+        rows = [*rows, *others]
+    if rows[0]["controlled"]:
+        rated["controlled"] = [True] * len(rows)
+    return rows, rated
 
 
 def suggest_length(rows: Rows, indices: np.ndarray, task: Task, reader: Reader, limit: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import RunError
 from ..gradients import Gradient
@@ -165,9 +165,57 @@ class Loop:
         self._saved_at = 0.0
 
     def _build(self) -> None:
-        """The optimizer over everything that trains."""
-        self.parameters = self.work.host.trainable()
+        """The terms' own tensors, and the optimizer over everything that trains."""
+        self._start_terms()
+        self.parameters = {**self.work.host.trainable(), **self._terms("parameters")}
         self.optimizer = self.work.stepper.build(self._groups())
+
+    # ------------------------------------------------------------------ the terms of the loss
+
+    def _start_terms(self) -> None:
+        """Let terms that own tensors make them, from the first rows and the run's seed, before anything moves."""
+        if any(term.compares for term in self.work.losses) and not self.work.host.origin:
+            self.work.host.remember()
+        waiting = [t for t in self.work.losses if not t.started and type(t).start is not Loss.start]
+        if not waiting:
+            return
+        batch = self.work.collate(self.work.rows.take(np.arange(min(2, len(self.work.rows)))))
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), arithmetic(self.work.dtype, self.device):
+            torch.manual_seed(self.work.seed)
+            for term in waiting:
+                term.start(self._seen(batch))
+                term.started = True
+                if isinstance(term, nn.Module):
+                    term.to(self.device)
+
+    def _terms(self, what: str) -> dict[str, Any]:
+        """Parameters or tensors (``state_dict``) of the terms that own some, by name."""
+        found: dict[str, Any] = {}
+        for number, term in enumerate(self.work.losses):
+            if isinstance(term, nn.Module):
+                tensors = dict(term.named_parameters()) if what == "parameters" else term.state_dict()
+                found |= {f"loss.{number}.{name}": tensor for name, tensor in tensors.items()}
+        return found
+
+    def _tensors(self, *, training: bool = False) -> dict[str, Tensor]:
+        """Everything that the run has changed: the host's, and the terms' own."""
+        return {**self.work.host.state(training=training), **{n: t.detach() for n, t in self._terms("state").items()}}
+
+    @torch.no_grad()
+    def _load(self, tensors: Mapping[str, Tensor], *, training: bool = False) -> None:
+        own = self._terms("state")
+        if own.keys() != {n for n in tensors if n.startswith("loss.")}:
+            raise RunError("the saved state has other tensors of the loss's terms than this recipe")
+        self.work.host.load({n: t for n, t in tensors.items() if n not in own}, training=training)
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+    def _seen(self, batch: dict[str, Tensor]) -> Step:
+        moved = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
+        keep = {what for term in self.work.losses for what in term.keeps}
+        return Step(
+            self.work.host, moved, self.work.head, progress=self._progress(), keep=keep, moved=self.state.step > 0
+        )
 
     # ------------------------------------------------------------------ the loop
 
@@ -271,6 +319,9 @@ class Loop:
         for parameter in self.work.host.after_step(self._progress()):
             self.optimizer.state.pop(parameter, None)
         self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for term in self.work.losses:
+                term.end_step(self.work.host.trainable())
         self.state.step += 1
         self.state.rows += len(indices)
         self.state.tokens += tokens
@@ -291,8 +342,9 @@ class Loop:
                     for group in micro_batches(indices, self.work.rows.lengths, self.state.micro_tokens)
                 ]
                 units = sum(count_units(b["labels"], self.work.head) for b in batches)
+                rows = sum(len(b["labels"]) for b in batches)
                 self.chooser.compare(batches, units)
-                losses = [self.closure(batch, units) for batch in batches]
+                losses = [self.closure(batch, units, rows=rows) for batch in batches]
                 loss = self.work.gradient(losses, list(self.parameters.values()))
                 return loss, units, int(self.work.rows.lengths[indices].sum())
             except (RuntimeError, MemoryError) as error:
@@ -301,21 +353,26 @@ class Loop:
                 self._shrink(indices)
 
     def closure(
-        self, batch: dict[str, Tensor], units: int, asks: Callable[[Step], Tensor] | None = None
+        self,
+        batch: dict[str, Tensor],
+        units: int,
+        asks: Callable[[Step], Tensor] | None = None,
+        *,
+        rows: int | None = None,
     ) -> Callable[[], Tensor]:
-        """The share of one micro-batch in the mean over the step's supervised units; ``asks`` replaces the losses."""
+        """The share of one micro-batch in the mean over the step's supervised units (or rows); ``asks`` replaces the losses."""
 
         def loss() -> Tensor:
-            moved = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
             self.work.host.write()
             with arithmetic(self.work.dtype, self.device):
-                step = Step(self.work.host, moved, self.work.head)
+                step = self._seen(batch)
+                share = {"units": step.units / max(1, units), "rows": step.rows / (rows or step.rows)}
                 if asks is not None:
-                    return asks(step) * (step.units / max(1, units))
-                terms = [term.weight * term(step) for term in self.work.losses]
+                    return asks(step) * share["units"]
+                terms = [term.weight * share[term.mean_over] * term(step) for term in self.work.losses]
                 if (penalty := self.work.host.penalty()) is not None:
-                    terms.append(penalty)
-                return torch.stack(terms).sum() * (step.units / max(1, units))
+                    terms.append(penalty * share["units"])
+                return torch.stack(terms).sum()
 
         return loss
 
@@ -403,7 +460,7 @@ class Loop:
         if self.state.best_loss is None or loss < self.state.best_loss:
             self.state.best_loss, self.state.best_step, self.state.waited = loss, self.state.step, 0
             if self.work.budget.patience is not None:
-                self._best = {name: tensor.clone() for name, tensor in self.work.host.state().items()}
+                self._best = {name: tensor.clone() for name, tensor in self._tensors().items()}
         else:
             self.state.waited += 1
         return {"event": "validation", "step": self.state.step, "loss": loss, "best": self.state.best_loss}
@@ -428,7 +485,7 @@ class Loop:
     def _save(self) -> dict[str, Any]:
         assert self.work.folder is not None
         tensors = {
-            **self.work.host.state(training=True),
+            **self._tensors(training=True),
             **{f"best.{k}": v for k, v in self._best.items()},
             **self.chooser.state(),
         }
@@ -443,7 +500,8 @@ class Loop:
             return False
         tensors, facts = checkpoint.load(path)
         self.chooser.load(tensors)
-        self.work.host.load({k: v for k, v in tensors.items() if not k.startswith(("best.", "mask."))}, training=True)
+        self._start_terms()
+        self._load({k: v for k, v in tensors.items() if not k.startswith(("best.", "mask."))}, training=True)
         self._build()
         checkpoint.load_optimizer(path, self.optimizer, facts["optimizer"])
         self._best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
@@ -455,7 +513,7 @@ class Loop:
     def _finish(self) -> None:
         """With early stopping the best weights are the result."""
         if self._best and self.state.stopped != "interrupted":
-            self.work.host.load(self._best)
+            self._load(self._best)
         if self.state.stopped != "interrupted":
             self.chooser.harden()
         self.work.host.eval()

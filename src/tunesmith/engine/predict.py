@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..host import Host
+from ..losses import Loss
 from .batches import micro_batches
 from .loop import Rows
 from .memory import is_out_of_memory
@@ -31,6 +34,7 @@ class Reading:
         head: kind of the model's head (see `Step`).
         tokens: most tokens in one batch, padding counted.
         dtype: precision of matrix products.
+        terms: terms of the loss that own a part of the model and change its logits in use.
     """
 
     host: Host
@@ -38,6 +42,7 @@ class Reading:
     head: str
     tokens: int = 8192
     dtype: torch.dtype = torch.float32
+    terms: Sequence[Loss] = ()
 
     @property
     def device(self) -> torch.device:
@@ -72,7 +77,8 @@ def read(reading: Reading, rows: Rows, indices: np.ndarray | None = None) -> Out
     chosen = np.arange(len(rows)) if indices is None else np.asarray(indices)
     size = len(chosen)
     found = Outputs(np.empty((0, 0)), [np.empty(0)] * size, np.zeros(size), np.ones(size, dtype=np.int64))
-    for places, (logits, tokens, loss, units) in _map(reading, rows, chosen, _outputs):
+    outputs = partial(_outputs, terms=reading.terms)
+    for places, (logits, tokens, loss, units) in _map(reading, rows, chosen, outputs):
         if logits is not None:
             if not len(found.logits):
                 found.logits = np.zeros((size, logits.shape[1]), dtype=np.float32)
@@ -84,9 +90,12 @@ def read(reading: Reading, rows: Rows, indices: np.ndarray | None = None) -> Out
     return found
 
 
-def _outputs(step: Step) -> tuple[np.ndarray | None, list[np.ndarray], np.ndarray, np.ndarray]:
+def _outputs(step: Step, terms: Sequence[Loss]) -> tuple[np.ndarray | None, list[np.ndarray], np.ndarray, np.ndarray]:
     """Of one batch: a row's logits; or a tagger's log-probabilities, summed loss and number of units of each row."""
-    values = step.logits.float()
+    values = step.logits
+    for term in terms:
+        values = term.read(values, step)
+    values = values.float()
     if step.mask is None:
         return values.cpu().numpy(), [], np.empty(0), np.empty(0)
     loss = F.cross_entropy(values, step.targets, reduction="none").double().cpu()
@@ -94,13 +103,33 @@ def _outputs(step: Step) -> tuple[np.ndarray | None, list[np.ndarray], np.ndarra
     sums = torch.zeros(len(counts), dtype=torch.float64)
     sums.index_add_(0, torch.repeat_interleave(torch.arange(len(counts)), counts), loss)
     tokens = []
+    if "good" in step.batch:
+        return None, *_rated(step, sums, counts)
     if step.head == "token-classification":
         tokens = [t.numpy() for t in values.log_softmax(-1).cpu().split(counts.tolist())]
     return None, tokens, sums.numpy(), counts.numpy()
 
 
-def features(reading: Reading, rows: Rows, indices: np.ndarray | None = None) -> np.ndarray:
-    """The base model's mean last hidden state of each row, shape (rows, hidden): what a linear probe sees."""
+def _rated(step: Step, sums: Tensor, counts: Tensor) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Of rated answers: by how much the chosen one's tokens are likelier in the mean; loss and units of the good ones."""
+    good = step.batch["good"].cpu()
+    tokens: list[np.ndarray] = []
+    if "pairs" in step.batch:
+        means = sums / counts.clamp(min=1)
+        tokens = [m.numpy()[None] for m in means[~good] - means[good]]
+        sums, counts, good = sums[good], counts[good], good[good]
+    return tokens, (sums * good).numpy(), (counts * good).numpy()
+
+
+def features(reading: Reading, rows: Rows, indices: np.ndarray | None = None, *, tuned: bool = False) -> np.ndarray:
+    """The mean last hidden state of each row, shape (rows, hidden): what a linear probe sees.
+
+    Args:
+        reading: the model and how to run it.
+        rows: encoded rows.
+        indices: which of them; None takes all.
+        tuned: with what is attached; by default it is the base's.
+    """
     chosen = np.arange(len(rows)) if indices is None else np.asarray(indices)
     model = reading.host.model
     trunk = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model.base_model
@@ -111,7 +140,7 @@ def features(reading: Reading, rows: Rows, indices: np.ndarray | None = None) ->
         return ((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu().numpy()
 
     found: np.ndarray | None = None
-    with reading.host.off():
+    with contextlib.nullcontext() if tuned else reading.host.off():
         for places, values in _map(reading, rows, chosen, mean):
             if found is None:
                 found = np.zeros((len(chosen), values.shape[1]), dtype=np.float32)

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from ..errors import InputError, RunError
 from ..host import Host
+from .passes import (
+    ACTIVATIONS,
+    STATES,
+    Pass,
+    as_in_use,
+    call,
+    embedded,
+    embedding,
+    last_hidden,
+    layer_states,
+    mlp_inputs,
+)
 
 IGNORED = -100
 """The label of a place where nothing is supervised."""
+
+NOT_INPUTS = ("labels", "good", "pairs", "controlled")
+"""What a batch holds for the losses; the model does not see it."""
 
 
 def supervised(labels: Tensor, head: str) -> Tensor | None:
@@ -41,14 +60,32 @@ class Step:
         host: the model with its parts.
         batch: tensors on the model's device; ``labels`` among them.
         head: the kind of head: ``sequence-classification``, ``token-classification``, ``causal-lm``, ``seq2seq-lm``.
+        progress: share of the run that lies behind, 0 to 1.
+        keep: what the main pass keeps for the losses that ask for it (``states``, ``activations``).
+        moved: whether training has begun, so that the model's own weights may not be the base's any more.
     """
 
-    def __init__(self, host: Host, batch: dict[str, Tensor], head: str):
+    def __init__(
+        self,
+        host: Host,
+        batch: dict[str, Tensor],
+        head: str,
+        *,
+        progress: float = 0.0,
+        keep: Collection[str] = (),
+        moved: bool = False,
+    ):
         self.host = host
         self.batch = batch
         self.head = head
+        self.progress = progress
         self.labels = batch["labels"]
         self.mask = supervised(self.labels, head)
+        self.moved = moved
+        self._keep = frozenset(keep)
+        self._draws = 0
+
+    # ------------------------------------------------------------------ what is asked
 
     @cached_property
     def units(self) -> int:
@@ -56,9 +93,14 @@ class Step:
         return len(self.labels) if self.mask is None else int(self.mask.sum())
 
     @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.labels)
+
+    @property
     def inputs(self) -> dict[str, Tensor]:
         """What goes into the model: the batch without its labels."""
-        return {k: v for k, v in self.batch.items() if k != "labels"}
+        return {k: v for k, v in self.batch.items() if k not in NOT_INPUTS}
 
     @cached_property
     def targets(self) -> Tensor:
@@ -70,26 +112,193 @@ class Step:
         return self.labels[self.mask]
 
     @cached_property
+    def owners(self) -> Tensor:
+        """The row of each supervised unit, shape (units,)."""
+        if self.mask is None:
+            return torch.arange(self.rows, device=self.labels.device)
+        return self.mask.nonzero()[:, 0]
+
+    @property
+    def attended(self) -> Tensor:
+        """Which input places hold a token rather than padding, bool of shape (rows, length)."""
+        return self.batch["attention_mask"].bool()
+
+    # ------------------------------------------------------------------ what the model says
+
+    @cached_property
+    def main(self) -> Pass:
+        """The one pass that all losses share."""
+        return self.run(keep=self._keep)
+
+    @property
     def logits(self) -> Tensor:
         """The model's logits at each supervised unit."""
-        return self._at_units(self.forward)
+        return self.main.logits
+
+    @cached_property
+    def states(self) -> list[Tensor]:
+        """What each layer says, the embeddings first; another pass where the main one did not keep it."""
+        return self.main.states or self.run(keep={STATES}).states
+
+    @cached_property
+    def activations(self) -> list[Tensor]:
+        """What the last matrix of each MLP reads; another pass where the main one did not keep it."""
+        return self.main.activations or self.run(keep={ACTIVATIONS}).activations
+
+    def run(
+        self,
+        *,
+        shift: Tensor | None = None,
+        embed: Callable[[Tensor], Tensor] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+        keep: Collection[str] = (),
+        **changes: Any,
+    ) -> Pass:
+        """Another pass of the model.
+
+        Args:
+            shift: is added to the embeddings of the input tokens, (rows, length, size).
+            embed: makes other embeddings of those of the input tokens.
+            weights: tensors in place of the model's own, ``model.NAME`` -> tensor.
+            keep: what to keep besides logits and hidden states: ``states``, ``activations``.
+            changes: what replaces parts of the batch.
+        """
+        with ExitStack() as stack:
+            hidden = stack.enter_context(last_hidden(self.host.model))
+            change = embed if shift is None else lambda e: e + shift
+            stack.enter_context(embedded(self.host.model, change))
+            activations = stack.enter_context(mlp_inputs(self.host, ACTIVATIONS in keep))
+            if self._writes:
+                assert self.mask is not None
+                stack.enter_context(self.host.head_only_at(self.mask))
+            if STATES in keep:
+                changes = {**changes, "output_hidden_states": True}
+            output = call(self.host, self._inputs(changes), weights)
+        logits = output.logits if self.mask is None or self._writes else output.logits[self.mask]
+        states = layer_states(output) if STATES in keep else []
+        return Pass(logits, hidden[-1], self._features, states, activations)
 
     def again(self) -> Tensor:
         """The logits at the same units from another forward pass, which differs where there is dropout."""
-        return self._at_units(self.forward)
+        return self.run().logits
 
     def forward(self, **changes: Any) -> Any:
         """A forward pass of the model on the batch, with parts of it replaced."""
-        inputs = self.inputs | changes
+        return self.host(**self._inputs(changes))
+
+    @cached_property
+    def reference(self) -> Pass:
+        """What the base says: everything attached is off, trained tensors are as they were, nothing is dropped out."""
+        return self.as_base(self._keep)
+
+    def as_base(self, keep: Collection[str] = ()) -> Pass:
+        """Another pass of the base, which keeps what `reference` did not.
+
+        Raises:
+            RunError: the base's weights were not kept.
+        """
+        if self.moved and not self.host.origin and not all(w.fresh for w in self.host.weights().values()):
+            raise RunError("the base's weights were not kept; a term that asks for the base has `compares = True`")
+        with torch.no_grad(), self.host.off(), as_in_use(self.host):
+            return self.run(weights=self.host.origin, keep=keep)
+
+    def base(self) -> Tensor:
+        """The base model's logits at the same units."""
+        return self.reference.logits
+
+    def other(self, model: Any, keep: Collection[str] = ()) -> Pass:
+        """What another model says of the same batch, without gradient and drop-out."""
+        if model not in self.host.guests:
+            self.host.guests[model] = Host(model)
+        guest = self.host.guests[model]
+        with torch.no_grad(), as_in_use(guest):
+            return Step(guest, self.batch, self.head).run(keep=keep)
+
+    def on(self, batch: dict[str, Tensor]) -> Step:
+        """Another batch, seen by the same model."""
+        return Step(self.host, batch, self.head, progress=self.progress, moved=self.moved)
+
+    # ------------------------------------------------------------------ what else a loss may ask for
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Name -> tensor of everything of the model and its adapters that trains."""
+        return self.host.trainable()
+
+    @property
+    def origin(self) -> Mapping[str, Tensor]:
+        """Name -> starting value of the model's own tensors that train; see `Host.remember`."""
+        return self.host.origin
+
+    @property
+    def fresh(self) -> frozenset[str]:
+        """Names of the trained tensors that were newly made for the task."""
+        return frozenset(name for name, weight in self.host.weights().items() if weight.fresh)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the outputs of a head with classes."""
+        return list((getattr(self.host.model.config, "id2label", None) or {}).values())
+
+    @property
+    def special(self) -> list[int]:
+        """The ids of padding, begin, end and the like, as far as the model's configuration names them."""
+        config = self.host.model.config
+        found = [getattr(config, f"{what}_token_id", None) for what in ("pad", "bos", "eos", "cls", "sep")]
+        return sorted({i for i in found if isinstance(i, int)})
+
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """The embeddings of the input tokens without gradient, shape (rows, length, size)."""
+        with torch.no_grad():
+            found: Tensor = embedding(self.host.model)(self.batch["input_ids"])
+            return found
+
+    @cached_property
+    def table(self) -> Tensor:
+        """The embedding of every token, without gradient, shape (vocabulary, size)."""
+        module: Any = embedding(self.host.model)
+        with torch.no_grad():
+            found: Tensor = module(torch.arange(module.num_embeddings, device=self.labels.device))
+            return found
+
+    def draw(self, size: int = 1, kind: Literal["normal", "uniform"] = "normal") -> Tensor:
+        """Random numbers for each place, (rows, length, size); 0 at padding.
+
+        A row's numbers follow from the step's seed, the row's tokens and how many draws came before, so that
+        neither padding nor the cut into micro-batches changes them.
+        """
+        ids, attended = self.batch["input_ids"].cpu(), self.attended.cpu()
+        values = torch.zeros(*ids.shape, size)
+        for row, (tokens, there) in enumerate(zip(ids, attended, strict=True)):
+            text = f"{torch.initial_seed()} {self._draws} {tokens[there].tolist()}"
+            seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+            generator = torch.Generator().manual_seed(seed)
+            make = torch.randn if kind == "normal" else torch.rand
+            values[row, there] = make(int(there.sum()), size, generator=generator)
+        self._draws += 1
+        return values.to(device=self.labels.device, dtype=self.embeddings.dtype)
+
+    # ------------------------------------------------------------------ inside
+
+    @property
+    def _writes(self) -> bool:
+        """Whether the head is a language model's, whose logits are too many to be held at every place."""
+        return self.head in ("causal-lm", "seq2seq-lm")
+
+    def _features(self, hidden: Tensor) -> Tensor:
+        if self.mask is not None:
+            return hidden[self.mask]
+        there = self.attended.unsqueeze(-1).to(hidden.dtype)
+        if there.shape[1] != hidden.shape[1]:
+            raise InputError("hidden states do not match the input's places", expected="one state a token")
+        return (hidden * there).sum(1) / there.sum(1)
+
+    def _inputs(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        inputs = {**self.inputs, **changes}
         if self.head == "seq2seq-lm" and "decoder_input_ids" not in inputs:
             inputs["decoder_input_ids"] = self._shifted_labels()
-        return self.host(**inputs)
-
-    @torch.no_grad()
-    def base(self) -> Tensor:
-        """The base model's logits at the same units: everything attached is switched off."""
-        with self.host.off():
-            return self._at_units(self.forward)
+        return inputs
 
     def _shifted_labels(self) -> Tensor:
         config = self.host.model.config
@@ -98,15 +307,3 @@ class Step:
         shifted = self.labels.new_full(self.labels.shape, start)
         shifted[:, 1:] = self.labels[:, :-1]
         return shifted.masked_fill(shifted == IGNORED, getattr(config, "pad_token_id", None) or 0)
-
-    def _at_units(self, forward: Any) -> Tensor:
-        """Logits at the supervised places only: a language model's head never sees the others.
-
-        A vocabulary is large; logits for every place of a prompt would cost more memory than the rest of the model.
-        """
-        if self.mask is None:
-            return forward().logits
-        if self.head == "token-classification":
-            return forward().logits[self.mask]
-        with self.host.head_only_at(self.mask):
-            return forward().logits

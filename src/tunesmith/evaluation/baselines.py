@@ -38,35 +38,58 @@ def commonest_tag(train: Sequence[Sequence[str]], test: Sequence[Sequence[str]])
     return Answers(test, [[tag] * len(row) for row in test])
 
 
-def probe(
-    features: np.ndarray, train: Sequence[Any], test_features: np.ndarray, test: Sequence[Any],
-    labels: Sequence[str] = (), *, multi: bool = False, seed: int = 0,
-) -> Answers:  # fmt: skip
+class LinearProbe:
     """A linear model on frozen features: logistic regression for classes, ridge regression for numbers.
 
     Features are standardised; the strength of the regularisation is chosen by threefold cross-validation.
 
     Source: Alain and Bengio 2016, arXiv:1610.01644.
-    """
-    from sklearn.exceptions import ConvergenceWarning
 
-    if labels and not multi and len(set(train)) == 1:
-        return constant(train, test, labels)
-    with warnings.catch_warnings():
-        # a strength that does not converge loses the cross-validation; a label that a fold lacks is never said there
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.filterwarnings("ignore", message="Label .* is present in")
-        strength = _strength(features, train, multi, seed) if labels else 1.0
-        model = _linear(bool(labels), multi, strength, seed)
-        model.fit(features, np.asarray(train))
-    if not labels:
-        return Answers(test, model.predict(test_features).astype(float).tolist())
-    if multi:
-        share = np.asarray(model.predict_proba(test_features))
-        return Answers(test, (share > 0.5).astype(float).tolist(), share, labels, multi=True)
-    share = np.zeros((len(test_features), len(labels)))
-    share[:, model[-1].classes_] = model.predict_proba(test_features)
-    return Answers(test, share.argmax(1).tolist(), share, labels)
+    Args:
+        features: of the training rows, shape (rows, size).
+        train: what is right of them: class indices, 0/1 vectors, or numbers.
+        labels: names of the classes; none for numbers.
+        multi: whether a row can have several labels.
+        seed: of the choice of rows for the cross-validation.
+    """
+
+    def __init__(
+        self, features: np.ndarray, train: Sequence[Any], labels: Sequence[str] = (), *, multi: bool = False,
+        seed: int = 0,
+    ):  # fmt: skip
+        from sklearn.exceptions import ConvergenceWarning
+
+        self.train, self.labels, self.multi = train, labels, multi
+        self.model: Any = None
+        if labels and not multi and len(set(train)) == 1:
+            return
+        with warnings.catch_warnings():
+            # a strength that does not converge loses the cross-validation; a label that a fold lacks is never said there
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.filterwarnings("ignore", message="Label .* is present in")
+            strength = _strength(features, train, multi, seed) if labels else 1.0
+            self.model = _linear(bool(labels), multi, strength, seed).fit(features, np.asarray(train))
+
+    def answers(self, features: np.ndarray, truth: Sequence[Any]) -> Answers:
+        """What it says of rows with these features, beside what is right."""
+        if self.model is None:
+            return constant(self.train, truth, self.labels)
+        if not self.labels:
+            return Answers(truth, self.model.predict(features).astype(float).tolist())
+        if self.multi:
+            share = np.asarray(self.model.predict_proba(features))
+            return Answers(truth, (share > 0.5).astype(float).tolist(), share, self.labels, multi=True)
+        share = np.zeros((len(features), len(self.labels)))
+        share[:, self.model[-1].classes_] = self.model.predict_proba(features)
+        return Answers(truth, share.argmax(1).tolist(), share, self.labels)
+
+
+def probe(
+    features: np.ndarray, train: Sequence[Any], test_features: np.ndarray, test: Sequence[Any],
+    labels: Sequence[str] = (), *, multi: bool = False, seed: int = 0,
+) -> Answers:  # fmt: skip
+    """What a `LinearProbe` of the training rows says of the test rows."""
+    return LinearProbe(features, train, labels, multi=multi, seed=seed).answers(test_features, test)
 
 
 def _linear(classes: bool, multi: bool, strength: float, seed: int) -> Any:

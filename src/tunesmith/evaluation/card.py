@@ -9,15 +9,30 @@ from typing import Any
 
 import yaml
 
-from .report import cost_rows, headings, notes, row_count, score_rows, summary, written_rows
+from .report import (
+    AUDIT_HEADINGS,
+    AUDITED,
+    audit_notes,
+    audit_rows,
+    audit_summary,
+    cost_rows,
+    headings,
+    notes,
+    row_count,
+    score_rows,
+    summary,
+    written_rows,
+)
 
 PIPELINE = {
     "classify": "text-classification", "pair": "text-classification", "regress": "text-classification",
     "tag": "token-classification", "generate": "text-generation", "chat": "text-generation", "lm": "text-generation",
+    "prefer": "text-generation",
 }  # fmt: skip
 
 CALL = {
     "generate": 'run.generate(["..."])', "chat": 'run.generate(["..."])', "lm": 'run.generate(["..."])',
+    "prefer": 'run.generate(["..."])',
     "pair": 'run.predict([["...", "..."]])', "tag": 'run.predict([["a", "few", "words"]])',
 }  # fmt: skip
 """How a finished run is asked, where it is not ``run.predict(["..."])``."""
@@ -64,12 +79,21 @@ def _body(report: Mapping[str, Any], recipe: str, title: str) -> list[str]:
         "Figures in brackets are 95 % bootstrap intervals over the test rows; a difference is taken row by row, and "
         "called better or worse only where its interval leaves out zero.", "",
         *_list(notes(report)),
+        *_audited(report.get("audit")),
         "## Use", "", "```python", "import tunesmith as ts", "", f'run = ts.open_run("runs/{title}")',
         CALL.get(report["task"], 'run.predict(["..."])'), 'run.save_pretrained("out/")  # for other tools', "```", "",
         "## Limits", "", *_list(_limits(report)), "",
         "## Cost", "", *_list(f"{name}: {value}" for name, value in cost_rows(report)), "",
         "## Recipe", "", "```yaml", recipe.strip(), "```",
     ]  # fmt: skip
+
+
+def _audited(audit: Mapping[str, Any] | None) -> list[str]:
+    if not audit:
+        return []
+    table = _table(AUDIT_HEADINGS, audit_rows(audit))
+    left = [f"Not audited: {note}." for note in audit_notes(audit)]
+    return [f"## {AUDITED}", "", *_list(audit_summary(audit)), "", *table, "", *_list(left), ""]
 
 
 def _limits(report: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -33,16 +34,33 @@ def row_weights(rows: int, seed: int) -> Iterator[np.ndarray]:
         done += size
 
 
-def _bootstrap(metric: Metric, figure: Figure, rows: int, level: float, seed: int) -> Measured:
+def bootstrap(
+    figure: Figure, rows: int, *, greater: bool | None = True, no_interval: str = "", level: float = 0.95, seed: int = 0
+) -> Measured:
+    """Any function of the rows' weights with its percentile interval.
+
+    Args:
+        figure: from weights, shape (resamples, rows), to the figure of each resample.
+        rows: number of rows.
+        greater: whether more is better; None where neither is.
+        no_interval: why there is none; nan stands at both ends then.
+        level: coverage of the interval.
+        seed: of the resamples.
+    """
     value = float(figure(np.ones((1, rows)))[0])
-    if metric.no_interval:
-        return Measured(value, math.nan, math.nan, rows, metric.greater, level, metric.no_interval)
+    if no_interval:
+        return Measured(value, math.nan, math.nan, rows, greater, level, no_interval)
     found = np.concatenate([figure(weights) for weights in row_weights(rows, seed)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # no resample had a figure: both ends are nan
         low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])
     note = "every resample gave the same figure: the interval says nothing" if low == high else ""
-    return Measured(value, float(low), float(high), rows, metric.greater, level, note)
+    return Measured(value, float(low), float(high), rows, greater, level, note)
+
+
+def _bootstrap(metric: Metric, figure: Figure, rows: int, level: float, seed: int) -> Measured:
+    facts: dict[str, Any] = {"greater": metric.greater, "no_interval": metric.no_interval}
+    return bootstrap(figure, rows, level=level, seed=seed, **facts)
 
 
 def measure(name: str, answers: Answers, *, level: float = 0.95, seed: int = 0) -> Measured:

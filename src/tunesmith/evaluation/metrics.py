@@ -98,6 +98,20 @@ class LogLoss(Mean):
         return row_losses(answers)
 
 
+class Brier(Mean):
+    """Mean squared distance of the probabilities from certainty of the right class, summed over the classes, 0 to 2.
+
+    Source: Brier 1950, doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2.
+    """
+
+    greater = False
+    takes = "probabilities"
+
+    def values(self, answers: Answers) -> np.ndarray:
+        assert answers.probabilities is not None
+        return np.asarray(((answers.probabilities - _one_hot(answers, answers.references)) ** 2).sum(1))
+
+
 class CalibrationError(Metric):
     """Mean distance of confidence and accuracy over groups of rows with like confidence, weighted by their size.
 
@@ -372,7 +386,8 @@ class ChrF(Metric):
 
 METRICS: Mapping[str, Metric] = {
     "accuracy": Accuracy(), "macro_f1": MacroF1(), "micro_f1": MicroF1(), "mcc": MCC(), "auroc": AUROC(),
-    "log_loss": LogLoss(), "ece": CalibrationError(), "pearson": Pearson(), "spearman": Spearman(), "rmse": RMSE(),
+    "log_loss": LogLoss(), "brier": Brier(), "ece": CalibrationError(), "pearson": Pearson(),
+    "spearman": Spearman(), "rmse": RMSE(),
     "mae": MAE(), "span_f1": SpanF1(), "token_macro_f1": TokenMacroF1(), "token_accuracy": TokenAccuracy(),
     "exact_match": ExactMatch(), "rouge_l": RougeL(), "chrf": ChrF(), "length_ratio": LengthRatio(),
     "loss": TokenLoss(), "perplexity": Perplexity(),
@@ -387,6 +402,7 @@ _BY_TASK = {
     "generate": ("loss", "perplexity"),
     "chat": ("loss", "perplexity"),
     "lm": ("loss", "perplexity"),
+    "prefer": ("loss", "perplexity", "accuracy"),
     "text": ("exact_match", "rouge_l", "chrf", "length_ratio"),
 }
 

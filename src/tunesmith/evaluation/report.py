@@ -8,12 +8,16 @@ from typing import Any
 
 from . import plots
 from .page import render
-from .wording import change, clock, interval, sentence
+from .wording import change, clock, figure, interval, sentence
 
 __all__ = [
-    "change", "confused", "cost_rows", "headings", "interval", "notes", "render_html", "render_terminal", "row_count",
+    "AUDITED", "AUDIT_HEADINGS", "audit_notes", "audit_rows", "audit_summary", "change",
+    "confused", "cost_rows", "headings", "interval", "notes", "render_html", "render_terminal", "row_count",
     "score_rows", "summary", "written_rows",
 ]  # fmt: skip
+
+AUDITED = "What tuning changed besides"
+AUDIT_HEADINGS = ("audit", "figure", "base", "tuned", "tuned against base")
 
 MOST_CONFUSED = 10
 """Pairs of classes that the page lists."""
@@ -78,7 +82,42 @@ def row_count(report: Mapping[str, Any]) -> int:
     return max((m["rows"] for m in report["tuned"].values()), default=0)
 
 
+def audit_rows(audit: Mapping[str, Any]) -> list[list[str]]:
+    """Lines of the table of audits: what was asked, figure, base, tuned, tuned against base."""
+    return [
+        [f["audit"].replace("_", " "), f["figure"].replace("_", " "), figure(f["figure"], f["base"]),
+         figure(f["figure"], f["tuned"]), change(f["figure"], f["change"])]
+        for f in audit["findings"]
+    ]  # fmt: skip
+
+
+def audit_summary(audit: Mapping[str, Any]) -> list[str]:
+    """The sentences that say that something changed, or one that says that nothing was seen to."""
+    said = [f["words"] for f in audit["findings"] if f["change"]["verdict"] != "no difference seen"]
+    return said or ["No audit saw a difference between base and tuned model."]
+
+
+def audit_notes(audit: Mapping[str, Any]) -> list[str]:
+    """Which audits have no answer for this run, and why."""
+    return [f"{name.replace('_', ' ')}: {reason}" for name, reason in audit["left_out"].items()]
+
+
 # ---------------------------------------------------------------------- the terminal
+
+
+def render_audit(audit: Mapping[str, Any]) -> Any:
+    """Audits as a table of rich."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=AUDITED, box=box.SIMPLE)
+    for heading in AUDIT_HEADINGS:
+        table.add_column(heading)
+    for line in audit_rows(audit):
+        table.add_row(*map(Text, line))
+    return Group(table, *(Text(f"not audited: {n}", style="dim") for n in audit_notes(audit)))
 
 
 def render_terminal(report: Mapping[str, Any]) -> Any:
@@ -97,6 +136,8 @@ def render_terminal(report: Mapping[str, Any]) -> Any:
     parts: list[Any] = [scores, *map(Text, summary(report))]
     if "written" in report:
         parts.append(_written_table(report["written"]))
+    if "audit" in report:
+        parts.append(render_audit(report["audit"]))
     parts.append(Text("   ".join(f"{k}: {v}" for k, v in cost_rows(report)), style="dim"))
     parts += [Text(f"note: {n}", style="dim") for n in notes(report)]
     parts += [Text(f"warning: {w}", style="yellow") for w in report["warnings"]]
@@ -143,6 +184,11 @@ def render_html(report: Mapping[str, Any], *, title: str) -> str:
         notes=notes(report),
         rows=row_count(report),
         written=written_rows(report["written"]) if "written" in report else [],
+        audited=AUDITED,
+        audit_headings=AUDIT_HEADINGS,
+        audits=audit_rows(report["audit"]) if "audit" in report else [],
+        audit_summary=audit_summary(report["audit"]) if "audit" in report else [],
+        audit_notes=audit_notes(report["audit"]) if "audit" in report else [],
         confused=confused(report) if "confusion" in report else [],
         costs=cost_rows(report),
         plots=plots.all_of(report),

@@ -18,6 +18,7 @@ curve         ``step``, ``loss``, ``rate``, ``validation_step``, ``validation_lo
 cost          ``seconds``, ``trainable``, ``parameters``, ``stored_bytes``; of training: ``steps``, ``training_seconds``,
               ``tokens``, ``tokens_per_second``, ``peak_bytes``, ``stopped``
 warnings      what the run warned of
+audit         what audits found besides: ``findings``, ``left_out``, ``seconds``; absent where none was asked
 written       generated texts (`written_section`); absent where none were written
 ============  =========================================================================================================
 """

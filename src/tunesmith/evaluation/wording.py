@@ -6,8 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 PERCENT = frozenset(
-    {"accuracy", "macro_f1", "micro_f1", "span_f1", "token_macro_f1", "token_accuracy", "exact_match", "rouge_l"}
-)
+    {
+        "accuracy", "macro_f1", "micro_f1", "span_f1", "token_macro_f1", "token_accuracy", "exact_match", "rouge_l",
+        "accuracy_lost_by_noise", "accuracy_lost_by_casing", "accuracy_under_attack", "other_task_accuracy",
+        "worst_group_error_rate", "group_gap_error_rate", "format_kept", "stopped_by_itself", "refused_harmful",
+        "refused_harmless",
+    }
+)  # fmt: skip
 """Metrics that are shares, and are shown in per cent."""
 
 
@@ -27,7 +32,9 @@ def interval(name: str, measured: Mapping[str, Any]) -> str:
 
 
 def change(name: str, measured: Mapping[str, Any]) -> str:
-    """A difference with its interval and what may be said of it."""
+    """A difference with its interval and what may be said of it; ends of None are no interval."""
+    if measured["low"] is None:
+        return f"{_signed(name, measured['value'])}, no interval: {measured['verdict']}"
     value, low, high = (_signed(name, measured[k]) for k in ("value", "low", "high"))
     unit = " points" if name in PERCENT else ""
     return f"{value}{unit} ({low} to {high}): {measured['verdict']}"
@@ -40,6 +47,10 @@ def sentence(name: str, who: str, measured: Mapping[str, Any]) -> str:
     >>> sentence("accuracy", "the probe", found)
     'Tuned is better than the probe in accuracy: +5.0 points (95 % interval +2.0 to +8.0, 400 rows).'
     """
+    if measured["low"] is None:
+        return (
+            f"Of {name.replace('_', ' ')} no difference can be called: {_signed(name, measured['value'])}, no interval."
+        )
     value, low, high = (_signed(name, measured[k]) for k in ("value", "low", "high"))
     unit = " points" if name in PERCENT else ""
     title, sure = name.replace("_", " "), f"{100 * measured['level']:g} % interval {low} to {high}"

@@ -38,7 +38,7 @@ def row_gradients(
         batch = {k: v.to(reading.device) for k, v in reading.collate(rows.take(np.array([index]))).items()}
         said = value(batch)
         grads = torch.autograd.grad(said, parameters, allow_unused=True)
-        values.append(float(said))
+        values.append(float(said.detach()))
         flat = [_project(g, p, s) for g, p, s in zip(grads, parameters, sides, strict=True)]
         features.append(torch.cat(flat).cpu().numpy())
     return np.array(values), np.stack(features)

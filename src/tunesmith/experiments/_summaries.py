@@ -25,6 +25,18 @@ def share(count: int, of: int, about: str = "") -> Figure:
     return Figure(count / of, float(ends.low), float(ends.high), [], "points", about)
 
 
+def pooled_freedom(each: float, count: int) -> float:
+    """Degrees of freedom of the geometric mean of so many standard deviations with ``each`` of their own.
+
+    Those whose log variance has the same variance, ``trigamma(f / 2)``; a little fewer than their sum.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import polygamma
+
+    wanted = float(polygamma(1, each / 2)) / count
+    return float(brentq(lambda f: float(polygamma(1, f / 2)) - wanted, each / 2, 4 * each * count))
+
+
 def steps_to(budgets: Sequence[float], scores: Sequence[float], wanted: float) -> float:
     """The budget at which a curve first reaches a score, linear in log budget between two points.
 

@@ -47,8 +47,9 @@ def kernel_view(
 
     rows = _ByClass(lab.prepared(lab.recipe(task, arena.TECHNIQUES["full"], **{"rows.limit": None})))
     same = {**options, "checks.rows": None, "rows.columns": {}}
-    asked = {"prompt": {"generate": {"chat": False, "separator": ""}}, "random": "classify"}
-    recipes = {n: lab.recipe(written_as, arena.TECHNIQUES["full"], **{**same, "task": t}) for n, t in asked.items()}
+    asked: dict[str, Any] = {"prompt": {"generate": {"chat": False, "separator": ""}}, "random": "classify"}
+    full = arena.TECHNIQUES["full"]
+    recipes = {name: lab.recipe(written_as, {**full, "task": value}, **same) for name, value in asked.items()}
     sides = {
         "prompt": Prompted(lab, recipes["prompt"], sketch, cue, words),
         "random": Classified(lab, recipes["random"], sketch),

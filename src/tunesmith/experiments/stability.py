@@ -8,7 +8,7 @@ import numpy as np
 
 from . import Figure, Lab, Outcome
 from ._figures import difference, spread_ratio
-from ._summaries import mean_of, share
+from ._summaries import mean_of, pooled_freedom, share
 
 
 def few_sample_stability(
@@ -44,7 +44,7 @@ def few_sample_stability(
     recipes = [lab.recipe(t, plain, **{**options, **own}) for own in variants.values() for t in tasks]
     found = lab.results(*recipes)
     runs = {name: found[i * len(tasks) : (i + 1) * len(tasks)] for i, name in enumerate(variants)}
-    freedom = float(len(tasks) * (len(lab.seeds) - 1))
+    freedom = pooled_freedom(len(lab.seeds) - 1, len(tasks))
     own = {name: _deviation(several) for name, several in runs.items()}
     figures = {"plain.deviation": _with_interval(own["plain"], freedom)}
     for name, several in runs.items():

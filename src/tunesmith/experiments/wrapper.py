@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ def thin_wrapper(
     untaught one's after the fewest steps; ``fewer_steps``, steps that the untaught base needs to come to ``share`` of the
     taught accuracy over the steps that the suppressed model needs, at least: a model that never comes there counts with
     the longest budget; ``probe``, accuracy of a linear probe on the suppressed model's features less that of one on the
-    untaught base's; ``probe_loss``, that on the taught model's less that on the suppressed one's.
+    untaught base's.
 
     Source: Jain et al. 2023, arXiv:2311.12786 (reverse fine-tuning and probing; no pruning here).
 
@@ -46,7 +48,8 @@ def thin_wrapper(
 
     plain = lab.recipe(task, arena.TECHNIQUES["full"], **options)
     rows, label = _rows(lab.prepared(plain)), lab.prepared(plain).task.columns["label"]
-    wrong, right = _silenced(rows[:suppress_rows], label), rows[suppress_rows : suppress_rows + revive_rows]
+    first, right = _portions(rows, label, suppress_rows, revive_rows)
+    wrong = _silenced(first, label)
     lines = [_Course(lab, plain, seed).run(wrong, right, suppress_steps, steps) for seed in lab.seeds]
     told, again, fresh, probes = (np.array([line[i] for line in lines]) for i in range(4))
     needed = [
@@ -56,8 +59,7 @@ def thin_wrapper(
         "suppressed": over_seeds(told[:, 0] - told[:, 1], "points", "accuracy, taught less suppressed"),
         "head_start": over_seeds(again[:, 0] - fresh[:, 0], "points", f"accuracy after {steps[0]} steps"),
         "fewer_steps": times_over_seeds(list(np.log(needed[0]) - np.log(needed[1])), "steps, untaught over suppressed"),
-        "probe": over_seeds(probes[:, 2] - probes[:, 0], "points", "probe accuracy, suppressed less untaught"),
-        "probe_loss": over_seeds(probes[:, 1] - probes[:, 2], "points", "probe accuracy, taught less suppressed"),
+        "probe": over_seeds(probes[:, 1] - probes[:, 0], "points", "probe accuracy, suppressed less untaught"),
     }
     sides = {"suppressed": again, "untaught": fresh}
     series = {n: [[s, float(v)] for s, v in zip(steps, side.mean(0), strict=True)] for n, side in sides.items()}
@@ -70,12 +72,33 @@ def _rows(prepared: Any) -> list[dict[str, Any]]:
     return [prepared.parted.tables["train"][int(i)] for i in order]
 
 
+def _portions(rows: list[dict[str, Any]], label: str, *sizes: int) -> list[list[dict[str, Any]]]:
+    """Portions of so many rows, none of them in two; each has every class, so that the classifier stays the same."""
+    left, found = list(rows), []
+    for size in sizes:
+        given = [row[label] for row in left]
+        leading = [i for i, value in enumerate(given) if given.index(value) == i]
+        others = [i for i in range(len(left)) if i not in leading]
+        taken = [*leading, *others[: size - len(leading)]]
+        found.append([left[i] for i in taken])
+        left = [row for i, row in enumerate(left) if i not in taken]
+    return found
+
+
 def _silenced(rows: list[dict[str, Any]], label: str) -> list[dict[str, Any]]:
     """The rows with the commonest class as the answer to all but the first row of each class."""
     given = [row[label] for row in rows]
     commonest = max(sorted(set(given), key=str), key=given.count)
     first = {value: given.index(value) for value in set(given)}
     return [row if first[row[label]] == i else {**row, label: commonest} for i, row in enumerate(rows)]
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A model on the way, as a base for the next training, and its accuracy."""
+
+    base: str
+    score: float
 
 
 class _Course:
@@ -87,20 +110,20 @@ class _Course:
     def run(self, wrong: list[Any], right: list[Any], suppress_steps: int, steps: list[int]) -> tuple[Any, ...]:
         """Accuracies taught and suppressed; after each budget of the suppressed and of the untaught; of the probes."""
         taught = self._tuned(self._recipe({}))
-        silence = self._recipe({"base": taught, "budget": _exactly(suppress_steps)}, wrong)
-        silent = self._tuned(silence)
-        again = [self._score(self._recipe({"base": silent, "budget": _exactly(n)}, right)) for n in steps]
+        silent = self._tuned(self._recipe({"base": taught.base, "budget": _exactly(suppress_steps)}, wrong))
+        again = [self._score(self._recipe({"base": silent.base, "budget": _exactly(n)}, right)) for n in steps]
         fresh = [self._score(self._recipe({"budget": _exactly(n)}, right)) for n in steps]
-        probes = [self._probe({}), self._probe({"base": taught}), self._probe({"base": silent})]
-        return [self._score(self._recipe({})), self._score(silence)], again, fresh, probes
+        probes = [self._probe({}), self._probe({"base": silent.base})]
+        return [taught.score, silent.score], again, fresh, probes
 
     def _recipe(self, changes: dict[str, Any], train: list[Any] | None = None) -> Any:
         recipe = self.plain.updated({**changes, "seed": self.seed})
         return recipe if train is None else self.lab.given(recipe, train=train)
 
-    def _tuned(self, recipe: Any) -> str:
-        """The model after a training, as a base."""
-        return str(self.lab.tuned(recipe) / "model")
+    def _tuned(self, recipe: Any) -> _Stage:
+        folder = self.lab.tuned(recipe)
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        return _Stage(str(folder / "model"), float(report["tuned"][report["metric"]]["value"]))
 
     def _score(self, recipe: Any) -> float:
         return float(self.lab.results(recipe, seeds=[self.seed])[0][0].score)

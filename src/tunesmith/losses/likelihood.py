@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from ..errors import InputError
 from ..settings import Decay
 from . import Loss, Step
+from ._common import full, kind_of, must, must_classify
 
 
 class CrossEntropy(Loss):
@@ -26,16 +27,17 @@ class CrossEntropy(Loss):
         self.class_weights = class_weights
 
     def __call__(self, step: Step) -> Tensor:
+        must_classify(step, self)
         weights = None
         if self.class_weights is not None:
-            weights = torch.tensor(self.class_weights, device=step.logits.device)
+            weights = torch.tensor(self.class_weights, device=step.logits.device, dtype=full(step.logits).dtype)
             if len(weights) != step.logits.shape[-1]:
                 raise InputError(
                     f"loss.cross_entropy.class_weights has {len(weights)} weights",
                     expected=f"{step.logits.shape[-1]}, one a class",
                 )
         total = F.cross_entropy(
-            step.logits.float(), step.targets, weights, reduction="sum", label_smoothing=self.smoothing
+            full(step.logits), step.targets, weights, reduction="sum", label_smoothing=self.smoothing
         )
         return total / step.units
 
@@ -47,7 +49,8 @@ class BinaryCrossEntropy(Loss):
     """
 
     def __call__(self, step: Step) -> Tensor:
-        return F.binary_cross_entropy_with_logits(step.logits.float(), step.targets.float())
+        must(kind_of(step) == "labels", self, "several labels a row", "use cross_entropy for one label")
+        return F.binary_cross_entropy_with_logits(full(step.logits), step.targets.to(full(step.logits).dtype))
 
 
 class SquaredError(Loss):
@@ -57,4 +60,5 @@ class SquaredError(Loss):
     """
 
     def __call__(self, step: Step) -> Tensor:
-        return F.mse_loss(step.logits.float().squeeze(-1), step.targets.float())
+        must(kind_of(step) == "number", self, "a number a row, as task regress has it")
+        return F.mse_loss(full(step.logits).squeeze(-1), step.targets.to(full(step.logits).dtype))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import artefacts
+from ..engine.step import Step
 from ..errors import InputError
 from ..host import Host
+from ..losses import Loss
 from ..models.bases import BaseInfo, load
 from ..recipe import Recipe
 
@@ -43,7 +46,7 @@ def make_host(
     Raises:
         InputError: a part does not fit this base, or nothing would train.
     """
-    loaded = load(base, head, labels=labels, seed=recipe.seed, problem=_problem(head, labels, multi))
+    loaded = load(base, head, labels=labels, seed=recipe.seed, problem=problem_of(head, labels, multi=multi))
     host = Host(loaded.model, loaded.fresh if trained is None else trained)
     host.to(device())
     for number, adapter in enumerate(recipe.adapter):
@@ -58,12 +61,35 @@ def make_host(
     return host
 
 
-def _problem(head: str, labels: list[str] | None, multi: bool) -> str | None:
+def problem_of(head: str, labels: list[str] | None, *, multi: bool) -> str | None:
+    """transformers' ``problem_type`` of a sequence classifier: None for other heads."""
     if head != "sequence-classification":
         return None
     if labels is None:
         return "regression"
     return "multi_label_classification" if multi else "single_label_classification"
+
+
+def used_terms(terms: Sequence[Loss]) -> list[Loss]:
+    """The terms that own a part of the model: they change its logits in use."""
+    return [term for term in terms if type(term).read is not Loss.read]
+
+
+def load_terms(recipe: Recipe, host: Host, head: str, folder: Path) -> list[Loss]:
+    """The terms of a finished run that are needed in use, with their tensors."""
+    terms = used_terms([chosen.build() for chosen in recipe.loss])
+    if not terms:
+        return []
+    ids = torch.ones(1, 2, dtype=torch.long, device=next(host.parameters()).device)
+    labels = ids[:, 0] * 0 if head == "sequence-classification" else ids * 0
+    step = Step(host, {"input_ids": ids, "attention_mask": ids, "labels": labels}, head)
+    with torch.no_grad():
+        for term in terms:
+            term.start(step)
+            if isinstance(term, torch.nn.Module):
+                term.to(ids.device)
+    artefacts.load_terms(terms, folder)
+    return terms
 
 
 def rate_of(recipe: Recipe) -> float:

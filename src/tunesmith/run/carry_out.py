@@ -35,9 +35,10 @@ from ..parts import find
 from ..recipe import Recipe
 from ..recipe import read as read_recipe
 from ..storage import atomic_file, atomic_folder, write_json
-from .build import device, make_host, rate_of
+from .audit import BaseAndTuned, audit, check_audits
+from .build import device, make_host, rate_of, used_terms
 from .events import EventLog, Listener, read_events
-from .measure import Scale, answers, before_training, labels_of, write_texts
+from .measure import WRITERS, Probe, Scale, answers, before_training, labels_of, write_texts
 from .prepare import Prepared, keep_rows, on_disk, prepare
 from .reporting import make_report, write_report
 
@@ -54,6 +55,7 @@ class Trained:
     reading: Reading
     scale: Scale
     folder: Path
+    probe: Probe | None = None
 
 
 def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = False, resume: bool = False) -> None:
@@ -76,6 +78,7 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
         listen({"event": "note", "text": f"{folder}: the run is finished already"})
         return
     prepared = prepare(on_disk(recipe), lambda text: listen({"event": "note", "text": text}))
+    check_audits(prepared.recipe, prepared.task)
     made = _begin(prepared, folder)
     _open_folder(prepared, folder, force, resume)
     log = EventLog(folder / "events.jsonl")
@@ -84,7 +87,7 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
         log(event)
         listen(event)
 
-    held_out = _test_rows(prepared)
+    held_out = held_out_rows(prepared)
     started = time.perf_counter()
     before = _before(made, held_out)
     work = _work(made)
@@ -96,6 +99,9 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
         prepared, before, after, read_events(folder / "events.jsonl"), cost=_cost(made, time.perf_counter() - started)
     )
     write_report(report, prepared, folder)
+    if prepared.recipe.audit:
+        report["audit"] = _audited(made, before, after, listen)
+        write_report(report, prepared, folder)
     hear({"event": "done", "folder": str(folder)})
 
 
@@ -111,6 +117,7 @@ class Scored:
         events: of the training.
         cost: seconds, trained and all weights, bytes that a save would take.
         work: what the loop was given.
+        audit: what the recipe's audits found; None where it asks for none.
     """
 
     prepared: Prepared
@@ -120,6 +127,7 @@ class Scored:
     events: list[dict[str, Any]]
     cost: dict[str, Any]
     work: Work
+    audit: dict[str, Any] | None = None
 
 
 def score(recipe: Recipe, folder: Path, *, listen: Listener) -> Scored:
@@ -131,7 +139,9 @@ def score(recipe: Recipe, folder: Path, *, listen: Listener) -> Scored:
         Interrupted: SIGINT or SIGTERM.
     """
     prepared = prepare(on_disk(recipe))
+    check_audits(prepared.recipe, prepared.task)
     made = _begin(prepared, folder)
+    before = _before(made, held_out_rows(prepared)) if recipe.audit else None
     events: list[dict[str, Any]] = []
 
     def hear(event: Mapping[str, Any]) -> None:
@@ -141,19 +151,20 @@ def score(recipe: Recipe, folder: Path, *, listen: Listener) -> Scored:
     started = time.perf_counter()
     work = _work(made)
     _train(made, work, hear)
-    after = _after(made, _test_rows(prepared))
+    after = _after(made, held_out_rows(prepared))
     state = made.host.state()
     stored = sum(t.numel() * t.element_size() for t in state.values())
     cost = {**_cost(made, time.perf_counter() - started), "stored_bytes": stored}
     texts = after["texts"]["answers"] if "texts" in after else None
-    return Scored(prepared, made.host, after["answers"], texts, events, cost, work)
+    found = _audited(made, before, after, listen) if before else None
+    return Scored(prepared, made.host, after["answers"], texts, events, cost, work, found)
 
 
 def untrained(recipe: Recipe, folder: Path) -> tuple[Prepared, dict[str, Answers]]:
     """What the base and the baselines say of the held-out rows, the chief one last; see `score`."""
     prepared = prepare(on_disk(recipe))
     made = _begin(prepared, folder)
-    return prepared, _before(made, _test_rows(prepared))["answers"]
+    return prepared, _before(made, held_out_rows(prepared))["answers"]
 
 
 def untuned(prepared: Prepared) -> Reading:
@@ -188,7 +199,7 @@ def _check_folder(folder: Path, force: bool, resume: bool) -> None:
 def _open_folder(prepared: Prepared, folder: Path, force: bool, resume: bool) -> None:
     """Write what the run starts from; a resumed run must start from the same."""
     if resume:
-        _check_same(prepared, folder)
+        check_same(prepared, folder)
         return
     if force and folder.exists():
         shutil.rmtree(folder)
@@ -199,7 +210,7 @@ def _open_folder(prepared: Prepared, folder: Path, force: bool, resume: bool) ->
     write_json(folder / "environment.json", environment(prepared))
 
 
-def _check_same(prepared: Prepared, folder: Path) -> None:
+def check_same(prepared: Prepared, folder: Path) -> None:
     """A run goes on with the recipe and the rows that it began with."""
     known = json.loads((folder / "data.json").read_text(encoding="utf-8"))
     for name, part in prepared.facts["splits"].items():
@@ -300,7 +311,8 @@ def _last_linear(host: Host) -> nn.Linear:
     return next(m for m in reversed(heads) if m.out_features == 1)
 
 
-def _test_rows(prepared: Prepared) -> np.ndarray:
+def held_out_rows(prepared: Prepared) -> np.ndarray:
+    """The test rows that the report stands on: all of them, or as many as the recipe says."""
     test = prepared.encoded["test"]
     limit = prepared.recipe.checks.rows or len(test)
     drawn = np.random.default_rng(prepared.recipe.rows.seed).permutation(len(test))[:limit]
@@ -317,10 +329,10 @@ def _before(made: Trained, held_out: np.ndarray) -> dict[str, Any]:
     """Baselines, and what the base writes."""
     prepared = made.prepared
     encoded = prepared.encoded
+    if prepared.task.name not in WRITERS:
+        made.probe = Probe(prepared.task, made.reading, encoded["train"], prepared.recipe.rows.seed)
     found: dict[str, Any] = {
-        "answers": before_training(
-            prepared.task, made.reading, encoded["train"], encoded["test"], held_out, prepared.recipe.rows.seed
-        )
+        "answers": before_training(prepared.task, made.reading, encoded["train"], encoded["test"], held_out, made.probe)
     }
     written = _written_rows(prepared, held_out)
     if len(written):
@@ -341,6 +353,8 @@ def _texts(made: Trained, written: np.ndarray) -> dict[str, Any]:
 def _work(made: Trained) -> Work:
     recipe, task = made.prepared.recipe, made.prepared.task
     losses = recipe.loss or [find("loss", task.loss).choose()]
+    terms = [c.build() for c in losses]
+    made.reading.terms = used_terms(terms)
     *transforms, stepper = recipe.optimizer
     rate = rate_of(recipe)
     validation = made.prepared.encoded["validation"]
@@ -349,7 +363,7 @@ def _work(made: Trained) -> Work:
         rows=made.prepared.encoded["train"],
         collate=made.reading.collate,
         head=made.prepared.head,
-        losses=[c.build() for c in losses],
+        losses=terms,
         gradient=recipe.gradient.build(),
         transforms=[c.build() for c in transforms],
         stepper=stepper.part.choose({**stepper.settings, "lr": rate}).build(),
@@ -443,6 +457,20 @@ def _after(made: Trained, held_out: np.ndarray) -> dict[str, Any]:
     return found
 
 
+def _audited(made: Trained, before: dict[str, Any], after: dict[str, Any], listen: Listener) -> dict[str, Any]:
+    """What the recipe's audits find."""
+    prepared = made.prepared
+    pair = BaseAndTuned(prepared, made.reading, held_out_rows(prepared), made.probe, _known(before, after, prepared))
+    return audit(pair, prepared.recipe.audit, lambda text: listen({"event": "note", "text": text}))
+
+
+def _known(before: dict[str, Any], after: dict[str, Any], prepared: Prepared) -> tuple[Answers, Answers] | None:
+    """What base and tuned model have said of the held-out rows; of a plain text an audit reads another part."""
+    if prepared.task.name == "lm":
+        return None
+    return list(before["answers"].values())[-1], after["answers"]
+
+
 @torch.no_grad()
 def _fold_scale(made: Trained) -> None:
     last = _last_linear(made.host)
@@ -479,6 +507,7 @@ def _save(made: Trained) -> None:
             )
         else:
             artefacts.save_model(made.host, target)
+        artefacts.save_terms(made.reading.terms, target)
         save_tokenizer(prepared.reader, made.host, target, chats=prepared.task.name == "chat")
     _write_probe(made, made.folder / "probe")
     for old in (made.folder / "checkpoints").glob("step-*"):

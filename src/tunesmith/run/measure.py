@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from ..data.encode import Encoded
 from ..data.reader import Reader
 from ..data.tasks import Task
 from ..engine.generate import Sampling, generate
+from ..engine.loop import Rows
 from ..engine.predict import Outputs, Reading, features, read, token_features
 from ..evaluation import baselines
 from ..evaluation.answers import Answers
@@ -19,6 +21,25 @@ PROBE_ROWS = 5000
 """Training rows that the linear probe sees at most: beyond these it hardly gains, and it must stay cheap."""
 
 PROBE_TOKENS = 20_000
+
+WRITERS = ("generate", "chat", "lm", "prefer")
+"""Tasks whose base answers by itself, with the head that it came with; the others' base is asked by a linear probe."""
+
+PLAIN_BASE, PROBED_BASE = "base (zero-shot)", "base (linear probe)"
+
+
+class Held(Rows, Protocol):
+    """Encoded rows, on disk or in memory."""
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Index of the original row of each."""
+
+    def original(self, index: int) -> dict[str, Any]:
+        """The original row."""
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+        """These encoded rows."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +55,7 @@ def labels_of(encoded: Encoded) -> list[Any]:
     return [row["labels"] for row in encoded.take(np.arange(len(encoded)))]
 
 
-def answers(task: Task, encoded: Encoded, outputs: Outputs, chosen: np.ndarray, scale: Scale = Scale()) -> Answers:  # noqa: B008
+def answers(task: Task, encoded: Held, outputs: Outputs, chosen: np.ndarray, scale: Scale = Scale()) -> Answers:  # noqa: B008
     """What a model said of these rows, ready to be scored."""
     if task.name in ("classify", "pair"):
         return _classes(task, [encoded.take([i])[0]["labels"] for i in chosen], outputs.logits)
@@ -47,6 +68,8 @@ def answers(task: Task, encoded: Encoded, outputs: Outputs, chosen: np.ndarray, 
                 for i, t, o in zip(chosen, outputs.tokens, originals, strict=True)]  # fmt: skip
         truth = [task.target(o) for o in originals]
         return Answers(truth, tagged, loss=outputs.loss, units=outputs.units)
+    if task.name == "prefer":
+        return _preferred(outputs)
     return _by_row(encoded, outputs, chosen)
 
 
@@ -69,7 +92,14 @@ def tags_of(task: Task, encoded: dict[str, Any], scores: np.ndarray, words: int)
     return said
 
 
-def _by_row(encoded: Encoded, outputs: Outputs, chosen: np.ndarray) -> Answers:
+def _preferred(outputs: Outputs) -> Answers:
+    """Losses of the good answers; of pairs also whether the chosen answer is the likelier one, token by token."""
+    margins = [float(m[0]) for m in outputs.tokens if len(m)]
+    said = [int(margin > 0) for margin in margins]
+    return Answers([1] * len(outputs.loss), said, loss=outputs.loss, units=outputs.units)
+
+
+def _by_row(encoded: Held, outputs: Outputs, chosen: np.ndarray) -> Answers:
     """Losses of a language model, with the pieces of one text added up."""
     owners, place = np.unique(encoded.rows[chosen], return_inverse=True)
     loss, units = np.zeros(len(owners)), np.zeros(len(owners), dtype=np.int64)
@@ -78,52 +108,82 @@ def _by_row(encoded: Encoded, outputs: Outputs, chosen: np.ndarray) -> Answers:
     return Answers([""] * len(owners), loss=loss, units=units)
 
 
+class Probe:
+    """The linear probe on the frozen base: fitted once on training rows, asked of any others.
+
+    Args:
+        task: what the rows ask for: classes, numbers or tags.
+        reading: the model; whatever is attached to it is switched off.
+        train: encoded training rows, of which `PROBE_ROWS` (`PROBE_TOKENS` words for tags) are seen.
+        seed: of the draw of those rows.
+    """
+
+    def __init__(self, task: Task, reading: Reading, train: Encoded, seed: int):
+        self.task = task
+        self.drawn = probe_rows(train, seed)
+        self.labels = task.labels or []
+        multi = bool(getattr(task, "multi", False))
+        if task.name == "tag":
+            enough = self.drawn[: int(np.searchsorted(np.cumsum(train.units[self.drawn]), PROBE_TOKENS)) + 1]
+            seen, classes, _ = token_features(reading, train, enough)
+            self.model = baselines.LinearProbe(seen, classes.tolist(), self.labels, seed=seed)
+        else:
+            known = [train.take([i])[0]["labels"] for i in self.drawn]
+            labels = self.labels if task.name != "regress" else ()
+            self.model = baselines.LinearProbe(
+                features(reading, train, self.drawn), known, labels, multi=multi, seed=seed
+            )
+
+    def answers(self, reading: Reading, rows: Held, chosen: np.ndarray) -> Answers:
+        """What it says of these rows."""
+        if self.task.name != "tag":
+            truth = [rows.take([i])[0]["labels"] for i in chosen]
+            return self.model.answers(features(reading, rows, chosen), truth)
+        truth = [self.task.target(rows.original(i)) for i in chosen]
+        asked, held, owners = token_features(reading, rows, chosen)
+        scores = self.model.answers(asked, held.tolist()).probabilities
+        assert scores is not None
+        tagged = []
+        for place, i in enumerate(chosen):
+            tagged.append(tags_of(self.task, rows.take([i])[0], scores[owners == place], len(truth[place])))
+        picked = np.log(np.clip(scores[np.arange(len(held)), held], 1e-12, 1))
+        loss = np.bincount(owners, -picked, minlength=len(chosen))
+        units = np.bincount(owners, minlength=len(chosen))
+        return Answers(truth, tagged, loss=loss, units=units)
+
+
+def probe_rows(train: Encoded, seed: int) -> np.ndarray:
+    """The training rows that a `Probe` may see, in the order of the draw."""
+    return np.random.default_rng(seed).permutation(len(train))[:PROBE_ROWS]
+
+
 def before_training(
-    task: Task, reading: Reading, train: Encoded, test: Encoded, chosen: np.ndarray, seed: int
+    task: Task, reading: Reading, train: Encoded, test: Encoded, chosen: np.ndarray, probe: Probe | None
 ) -> dict[str, Answers]:
-    """What the tuned model has to beat, by name, measured on the same test rows while the model still is its base."""
-    if task.name in ("generate", "chat", "lm"):
-        return {"base (zero-shot)": answers(task, test, read(reading, test, chosen), chosen)}
-    drawn = np.random.default_rng(seed).permutation(len(train))[:PROBE_ROWS]
+    """What the tuned model has to beat, by name, measured on the same test rows while the model still is its base.
+
+    Args:
+        task: what the rows ask for.
+        reading: the model.
+        train: encoded training rows.
+        test: encoded test rows.
+        chosen: which of the test rows.
+        probe: the fitted linear probe; None for a language model, whose base answers by itself.
+    """
+    if probe is None:
+        return {PLAIN_BASE: answers(task, test, read(reading, test, chosen), chosen)}
     if task.name == "tag":
-        return _tag_baselines(task, reading, train, test, drawn, chosen, seed)
+        truth = [task.target(test.original(i)) for i in chosen]
+        floor = baselines.commonest_tag([task.target(train.original(i)) for i in probe.drawn], truth)
+        return {"commonest tag": floor, PROBED_BASE: probe.answers(reading, test, chosen)}
     truth = [test.take([i])[0]["labels"] for i in chosen]
-    known = [train.take([i])[0]["labels"] for i in drawn]
+    known = [train.take([i])[0]["labels"] for i in probe.drawn]
     labels, multi = task.labels or (), bool(getattr(task, "multi", False))
-    floor = "mean" if task.name == "regress" else "majority class"
+    floor_name = "mean" if task.name == "regress" else "majority class"
     return {
-        floor: baselines.constant(known, truth, labels, multi=multi),
-        "base (linear probe)": baselines.probe(
-            features(reading, train, drawn),
-            known,
-            features(reading, test, chosen),
-            truth,
-            labels,
-            multi=multi,
-            seed=seed,
-        ),
+        floor_name: baselines.constant(known, truth, labels, multi=multi),
+        PROBED_BASE: probe.answers(reading, test, chosen),
     }
-
-
-def _tag_baselines(
-    task: Task, reading: Reading, train: Encoded, test: Encoded, drawn: np.ndarray, chosen: np.ndarray, seed: int
-) -> dict[str, Answers]:
-    truth = [task.target(test.original(i)) for i in chosen]
-    floor = baselines.commonest_tag([task.target(train.original(i)) for i in drawn], truth)
-    enough = drawn[: int(np.searchsorted(np.cumsum(train.units[drawn]), PROBE_TOKENS)) + 1]
-    seen, classes, _ = token_features(reading, train, enough)
-    asked, held, owners = token_features(reading, test, chosen)
-    labels = task.labels or []
-    said = baselines.probe(seen, classes.tolist(), asked, held.tolist(), labels, seed=seed)
-    scores = said.probabilities
-    assert scores is not None
-    tagged = []
-    for place, i in enumerate(chosen):
-        tagged.append(tags_of(task, test.take([i])[0], scores[owners == place], len(truth[place])))
-    picked = np.log(np.clip(scores[np.arange(len(held)), held], 1e-12, 1))
-    loss = np.bincount(owners, -picked, minlength=len(chosen))
-    units = np.bincount(owners, minlength=len(chosen))
-    return {"commonest tag": floor, "base (linear probe)": Answers(truth, tagged, loss=loss, units=units)}
 
 
 def write_texts(

@@ -28,12 +28,13 @@ from ..evaluation.metrics import names_for
 from ..evaluation.scores import scores
 from ..host import Host
 from ..models.bases import BaseInfo, load, resolve
-from ..recipe import Recipe
+from ..recipe import Recipe, override
 from ..recipe import read as read_recipe
-from ..storage import atomic_folder
-from .build import device, make_host
-from .carry_out import artefact_folder, prove, save_tokenizer
+from ..storage import atomic_folder, write_json
+from .build import device, load_terms, make_host
+from .carry_out import artefact_folder, check_same, held_out_rows, prove, save_tokenizer
 from .measure import answers, tags_of
+from .prepare import prepare
 
 
 class Run:
@@ -120,10 +121,11 @@ class Run:
     @cached_property
     def reading(self) -> Reading:
         """How rows are read with the model."""
-        pad = self.reader.tokenizer.pad_token_id
+        pad, head = self.reader.tokenizer.pad_token_id, self.task.head(self.base.architecture)
         return Reading(
-            self.host, collator(self.task, pad if pad is not None else 0), self.task.head(self.base.architecture),
+            self.host, collator(self.task, pad if pad is not None else 0), head,
             tokens=2 * self.recipe.batch.tokens, dtype=pick(self.recipe.precision, device()),
+            terms=load_terms(self.recipe, self.host, head, self.artefact),
         )  # fmt: skip
 
     # ------------------------------------------------------------------ use
@@ -140,7 +142,7 @@ class Run:
             a list of tags, or a text.
         """
         table = self._table(rows)
-        if self.task.name in ("generate", "chat", "lm"):
+        if self.task.name in ("generate", "chat", "lm", "prefer"):
             return self._write([table[i] for i in range(len(table))])
         encoded = self._encode(table)
         outputs = engine.read(self.reading, encoded)
@@ -176,7 +178,7 @@ class Run:
         Raises:
             InputError: the run's task writes no text.
         """
-        if self.task.name not in ("generate", "chat", "lm"):
+        if self.task.name not in ("generate", "chat", "lm", "prefer"):
             raise InputError(f"task {self.task.name} writes no text", where=self.folder, fix="use predict")
         table = self._table(list(prompts))
         with self.host.off() if base else _nothing():
@@ -208,7 +210,7 @@ class Run:
         measured = scores(tuned, names)
         result: dict[str, Any] = {"rows": len(table), "task": self.task.name, "notes": measured.notes}
         result["tuned"] = {n: asdict(m) for n, m in measured.items()}
-        if self.recipe.adapter and self.task.name in ("generate", "chat", "lm"):
+        if self.recipe.adapter and self.task.name in ("generate", "chat", "lm", "prefer"):
             with self.host.off():
                 base = self._answers(encoded, everything)
             changes = {n: difference(n, tuned, base) for n in measured}
@@ -248,6 +250,33 @@ class Run:
             return {columns["text"]: value[0], columns["second"]: value[1]}
         role = next(r for r in ("text", "tokens", "prompt") if r in columns)
         return {columns[role]: list(value) if role == "tokens" else value}
+
+    def audit(self, names: str | None = None, *, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Ask what tuning broke, and keep the answer in ``audit.json``.
+
+        Args:
+            names: audits, separated by commas; None takes the recipe's, or all where it names none.
+            changes: settings of audits, dotted: ``{"forgetting.text": "other.jsonl"}``.
+
+        Returns:
+            ``findings``, ``left_out`` and ``seconds``; see `run.audit.audit`.
+
+        Raises:
+            InputError: no such audit or setting, or the run's rows are not there or not the same any more.
+        """
+        from .audit import BaseAndTuned, audit, check_audits, chosen_audits
+
+        prepared = prepare(self.recipe)
+        check_same(prepared, self.folder)
+        chosen = self.recipe.audit if names is None and self.recipe.audit else chosen_audits(names)
+        asked = override(
+            {"audit": [c.to_recipe() for c in chosen]}, {f"audit.{k}": v for k, v in (changes or {}).items()}
+        )
+        recipe = self.recipe.updated(asked)
+        check_audits(recipe, prepared.task)
+        found = audit(BaseAndTuned(prepared, self.reading, held_out_rows(prepared)), recipe.audit)
+        write_json(self.folder / "audit.json", found)
+        return found
 
     # ------------------------------------------------------------------ handing over
 

@@ -203,7 +203,7 @@ def pick_base(rows: Rows, task: Task) -> str:
 
     Text of which more than a fifth lies outside ASCII gets the multilingual encoder.
     """
-    if task.name in ("generate", "chat", "lm"):
+    if task.name in ("generate", "chat", "lm", "prefer"):
         return "smollm2-135m"
     column = next(iter(task.input_columns))
     sample = "".join(str(rows[i][column]) for i in range(0, len(rows), max(1, len(rows) // 200)))

@@ -28,6 +28,9 @@ class Encoding:
         words: for a tagger, the index of the word of each labelled token.
         full: number of tokens before anything was cut.
         lost: supervised tokens that were cut.
+        good: for a rated answer, whether it is a good one.
+        other: the worse answer to the same prompt.
+        controlled: whether a mark of its kind stands before the prompt.
     """
 
     input_ids: list[int]
@@ -36,6 +39,9 @@ class Encoding:
     words: list[int] | None = None
     full: int = 0
     lost: int = 0
+    good: bool | None = None
+    other: Encoding | None = None
+    controlled: bool | None = None
 
 
 class Task:
@@ -88,7 +94,7 @@ class Task:
     @property
     def input_columns(self) -> list[str]:
         """The columns that the model sees: what makes two rows the same."""
-        answers = {"label", "tags", "completion"}
+        answers = {"label", "tags", "completion", "chosen", "rejected"}
         return [column for role, column in self.columns.items() if role not in answers]
 
     def head(self, architecture: str) -> str:
