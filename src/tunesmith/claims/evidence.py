@@ -62,8 +62,13 @@ def arena_table(comparisons: Mapping[str, Mapping[str, Any]]) -> str:
         for recipe in found["recipes"]:
             against = pair(found, recipe["name"], before["name"])
             costs = (cost(k, recipe["cost"].get(k)) for k in ("trainable", "peak_bytes", "training_seconds", "flops"))
+<<<<<<< HEAD
+            said = [score(name, recipe["score"]), called(name, against) if against else ""]
+            lines.append(cells(task, recipe["name"], name.replace("_", " "), *said, *costs))
+=======
             mean, said = score(name, recipe["score"]), called(name, against) if against else ""
             lines.append(cells(task, recipe["name"], name.replace("_", " "), mean, said, *costs))
+>>>>>>> main
     return "\n".join([*lines, "", *(_arena_notes(comparisons))])
 
 

@@ -54,15 +54,7 @@ def kernel_view(
         "prompt": Prompted(lab, recipes["prompt"], sketch, cue, words),
         "random": Classified(lab, recipes["random"], sketch),
     }
-    test = rows.drawn("test", held_out // 2, 0)
-    right: dict[str, list[np.ndarray]] = {f"{n}.{how}": [] for n in sides for how in ("tuned", "kernel")}
-    for seed in lab.seeds:
-        train = rows.drawn("train", shots, seed)
-        for name, side in sides.items():
-            lab.say(f"kernel and fine-tuning, {name}, seed {seed}")
-            right[f"{name}.tuned"].append(side.tuned(train, test, seed))
-            right[f"{name}.kernel"].append(side.kernel(train, test, seed))
-    of = {name: np.array(found, dtype=float) for name, found in right.items()}
+    of = _answers(lab, rows, sides, shots, held_out)
     gaps = {name: of[f"{name}.tuned"] - of[f"{name}.kernel"] for name in sides}
     figures = {name: _figure(found, "accuracy") for name, found in of.items()}
     figures |= {f"{name}.gap": _figure(gap, "fine-tuning less kernel") for name, gap in gaps.items()}
@@ -71,6 +63,19 @@ def kernel_view(
         name: [[seed, float(v)] for seed, v in zip(lab.seeds, found.mean(1), strict=True)] for name, found in of.items()
     }
     return Outcome(figures, series, ("seed", f"accuracy, {task}"))
+
+
+def _answers(lab: Lab, rows: _ByClass, sides: dict[str, Any], shots: int, held_out: int) -> dict[str, np.ndarray]:
+    """Of each side's fine-tuning and kernel whether they are right, shape (seeds, held-out rows)."""
+    test = rows.drawn("test", held_out // 2, 0)
+    right: dict[str, list[np.ndarray]] = {f"{n}.{how}": [] for n in sides for how in ("tuned", "kernel")}
+    for seed in lab.seeds:
+        train = rows.drawn("train", shots, seed)
+        for name, side in sides.items():
+            lab.say(f"kernel and fine-tuning, {name}, seed {seed}")
+            right[f"{name}.tuned"].append(side.tuned(train, test, seed))
+            right[f"{name}.kernel"].append(side.kernel(train, test, seed))
+    return {name: np.array(found, dtype=float) for name, found in right.items()}
 
 
 def _figure(right: np.ndarray, about: str) -> Figure:

@@ -38,7 +38,8 @@ def thin_wrapper(
 
     Settings:
         task: name of an arena task of classes.
-        suppress_steps, suppress_rows: steps and rows of the training that suppresses.
+        suppress_steps: steps of the training that suppresses.
+        suppress_rows: its rows.
         revive_rows: true rows that come back, none of which served to suppress.
         steps: budgets of the revival, ascending.
         share: of the taught accuracy that counts as revived.
