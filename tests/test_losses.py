@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,8 @@ from loss_batches import (
 from tunesmith import parts
 from tunesmith.engine.step import Step
 from tunesmith.errors import InputError
+from tunesmith.host import Host
+from tunesmith.models.bases import load, resolve
 
 Formula = Callable[[Step, Any], Tensor]
 
@@ -676,3 +679,43 @@ def test_its_value_while_the_model_is_its_base(name: str, kind: str) -> None:
     term, host = make_term(name, kind, moved=False)
     with torch.no_grad():
         assert float(term(make_step(host, kind, make_batch(kind)))) == pytest.approx(LINES[name].at_base, abs=1e-9)
+
+
+def with_teacher(name: str, kind: str, base: Path, teacher: Path) -> tuple[Any, Step]:
+    """A term that asks a model by its folder, on a base of the same tokenizer."""
+    head = "causal-lm" if kind == "lm" else "sequence-classification"
+    labels = None if kind == "lm" else ["a", "b", "c"]
+    loaded = load(resolve(str(base)), head, labels=labels)
+    host = Host(loaded.model, loaded.fresh)
+    host.attach(parts.find("adapter", "lora").choose())
+    setting = "teacher" if name == "distillation" else "guide"
+    return parts.find("loss", name).choose({setting: str(teacher)}).build(), make_step(host.eval(), kind, small(kind))
+
+
+def small(kind: str) -> dict[str, Tensor]:
+    """Ids that the smallest tokenizer has."""
+    batch = make_batch(kind)
+    for name in ("input_ids", "labels") if kind == "lm" else ("input_ids",):
+        batch[name] = torch.where(batch[name] > 0, batch[name] % 20, batch[name])
+    return batch
+
+
+@pytest.mark.parametrize("name", ["distillation", "guidance"])
+def test_a_teacher_by_its_folder(name: str, bases: dict[str, Path]) -> None:
+    """A teacher that is the same model as the student has nothing to teach."""
+    term, step = with_teacher(name, "lm", bases["llama"], bases["llama"])
+    with torch.no_grad():
+        term.start(step)
+        assert float(term(step)) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_teacher_without_a_head_for_the_task_is_named(bases: dict[str, Path]) -> None:
+    term, step = with_teacher("distillation", "row", bases["bert"], bases["bert"])
+    with pytest.raises(InputError, match="has no trained head for sequence-classification"):
+        term.start(step)
+
+
+def test_a_teacher_of_another_vocabulary_is_named(bases: dict[str, Path]) -> None:
+    term, step = with_teacher("guidance", "row", bases["bert"], bases["llama"])
+    with pytest.raises(InputError, match="vocabulary"):
+        term.start(step)

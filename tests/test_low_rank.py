@@ -190,7 +190,7 @@ def test_colora_gives_rank_to_what_contributes() -> None:
 
 
 def test_adalora_ends_on_its_budget_and_orthogonal() -> None:
-    loop = loop_with("ada_lora", steps=60, settings={"rank": 2, "start": 2.0, "every": 2, "orthogonality": 1.0})
+    loop = loop_with("ada_lora", steps=60, settings={"rank": 2, "start": 2.0, "every": 2, "orthogonality": 12.0})
     mine = adapters(loop.work.host)
     before = float(loop.work.host.penalty())
     assert ranks(loop.work.host) == [4] * len(mine)

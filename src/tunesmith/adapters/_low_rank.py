@@ -96,6 +96,14 @@ class Anchored(LowRank):
         return torch.cat([A, self.A0]), torch.cat([B, -self.B0], dim=1)
 
 
+class Together(nn.Module):
+    """What sites share that only have to know how many they are."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.count = count
+
+
 def dense(site: Site) -> Tensor:
     """The site's weight (outputs, inputs) in at least single precision, cut off from the graph."""
     weight = site.weight.detach()

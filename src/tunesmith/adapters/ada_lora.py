@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..models.anatomy import Site
 from ..settings import Count, Decay, NonNegative, Positive, Share
 from . import _sensitivity
-from ._low_rank import LowRank
+from ._low_rank import LowRank, Together
 
 
 class AdaLoRA(LowRank):
@@ -20,7 +20,7 @@ class AdaLoRA(LowRank):
     Settings:
         rank: rank that a site keeps on average at the end.
         start: rank of every site at birth as a multiple of ``rank``.
-        orthogonality: weight of the penalty that keeps ``P`` and ``Q`` orthogonal.
+        orthogonality: weight of the penalty that keeps ``P`` and ``Q`` orthogonal, a mean over sites.
         warm: share of the run before the budget falls.
         hold: share of the run at its end with the final budget.
         every: steps between two choices of what stays.
@@ -63,11 +63,14 @@ class AdaLoRA(LowRank):
     def factors(self) -> tuple[Tensor, Tensor]:
         return self.E[:, None] * self.A, self.B
 
+    @classmethod
+    def share(cls, sites: Sequence[Site], **settings: Any) -> nn.Module:
+        return Together(len(sites))
+
     def penalty(self) -> Tensor:
         eye = torch.eye(len(self.E), device=self.A.device, dtype=self.A.dtype)
-        return self.orthogonality * (
-            (self.A @ self.A.T - eye).square().sum() + (self.B.T @ self.B - eye).square().sum()
-        )
+        apart = (self.A @ self.A.T - eye).square().sum() + (self.B.T @ self.B - eye).square().sum()
+        return self.orthogonality / self.site.shared.count * apart
 
     def importance(self) -> Tensor:
         """The importance of each triplet (rank at birth,)."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..models.anatomy import Site
 from ..settings import Count, Decay, NonNegative, Positive, Share
 from . import _sensitivity
-from ._low_rank import LowRank
+from ._low_rank import LowRank, Together
 
 AHEAD = 1e-3
 """Weight of a component that is trained ahead of its use: next to nothing in the output, a direction for Adam."""
@@ -28,7 +28,7 @@ class IncreLoRA(LowRank):
         together: components that are handed out at a time.
         warm: share of the run before the first one.
         until: share of the run by which the budget is handed out.
-        orthogonality: weight of the penalty that keeps components apart.
+        orthogonality: weight of the penalty that keeps components apart, a mean over sites.
         beta1: decay of the mean of the sensitivity.
         beta2: decay of the mean of its spread.
     """
@@ -46,7 +46,7 @@ class IncreLoRA(LowRank):
         together: Count = 4,
         warm: Share = 0.05,
         until: Share = 0.5,
-        orthogonality: NonNegative = 0.01,
+        orthogonality: NonNegative = 0.1,
         beta1: Decay = 0.85,
         beta2: Decay = 0.85,
         **low_rank: Any,
@@ -72,9 +72,14 @@ class IncreLoRA(LowRank):
         stop = int(self.used) + 1
         return A[:stop], B[:, :stop]
 
+    @classmethod
+    def share(cls, sites: Sequence[Site], **settings: Any) -> nn.Module:
+        return Together(len(sites))
+
     def penalty(self) -> Tensor:
         gram = torch.stack([self.A @ self.A.T, self.B.T @ self.B])
-        return self.orthogonality * (gram - torch.diag_embed(gram.diagonal(dim1=1, dim2=2))).square().sum()
+        apart = gram - torch.diag_embed(gram.diagonal(dim1=1, dim2=2))
+        return self.orthogonality / self.site.shared.count * apart.square().sum()
 
     def importance(self) -> float:
         """Mean importance of an entry of the components in use; below every other where there is no room for more."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..evaluation.drawing import BEFORE, FLOOR, INK, TUNED, style, svg
+from ..evaluation.drawing import BEFORE, FLOOR, INK, TUNED, logarithmic, style, svg
 from ..experiments import Figure
 from ..storage import atomic_file, hash_json
 from .claim import Claim, Expectation, as_figures
@@ -104,7 +104,7 @@ def _series(axes: Any, series: Mapping[str, Sequence[Sequence[float]]], titles: 
         )
     every = [p[0] for points in series.values() for p in points]
     if min(every) > 0 and max(every) / min(every) > 30:
-        axes.set_xscale("log")
+        logarithmic(axes)
     if titles:
         axes.set(xlabel=titles[0], ylabel=titles[1])
     axes.grid(color=FLOOR, alpha=0.25)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..evaluation.drawing import BEFORE, FLOOR, INK, TUNED, figure, style, svg
+from ..evaluation.drawing import BEFORE, FLOOR, INK, TUNED, figure, logarithmic, style, svg
 from ..evaluation.wording import PERCENT
 from .wording import COST_NAMES, against_base, between, known, names
 
@@ -114,7 +114,7 @@ def _pareto(comparison: Mapping[str, Any], cost: str) -> Any:
         axes.plot(x, y, marker, color=color, markersize=7, linestyle="none", label=short(name), alpha=0.9)
     costs = [x for x, _ in points.values()]
     if min(costs) > 0 and max(costs) / min(costs) > 8:
-        axes.set_xscale("log")
+        logarithmic(axes)
     axes.set_xlabel(COST_NAMES[cost] + (f" ({unit})" if unit else ""))
     axes.set_ylabel(title)
     axes.grid(color=FLOOR, alpha=0.25)

@@ -103,6 +103,8 @@ def _findings(audits: Sequence[Any]) -> dict[tuple[str, str], list[Mapping[str, 
 def _change(name: str, changes: Sequence[Mapping[str, Any]]) -> str:
     if not changes:
         return ""
+    if len(changes) == 1:
+        return f"{signed(name, changes[0]['value'])}: {changes[0]['verdict']}"
     called_so = [c["verdict"] for c in changes if c["verdict"] in SEEN]
     counts = [f"{v} with {called_so.count(v)} of {len(changes)} seeds" for v in dict.fromkeys(called_so)]
     mean = signed(name, statistics.fmean(c["value"] for c in changes))

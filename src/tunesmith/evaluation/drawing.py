@@ -37,6 +37,15 @@ def figure(width: float = 5.2, height: float = 3.2) -> tuple[Any, Any]:
     return made, made.add_subplot()
 
 
+def logarithmic(axes: Any) -> None:
+    """A logarithmic x axis with ticks as people read them (``10 k``); mathematics would not be drawn."""
+    from matplotlib.ticker import EngFormatter, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def svg(made: Any, prefix: str, caption: str) -> str:
     """The drawing as an element of a page: ids that are its own, no metadata or comments, the page's colour of text."""
     stream = io.StringIO()

@@ -48,8 +48,8 @@ class KTO(Loss):
 class Unlikelihood(Loss):
     """Good answers are made likely token by token, and the tokens of bad ones unlikely.
 
-    ``-log p`` of a good answer's tokens and ``-alpha log(1 - p)`` of a bad one's, the mean over tokens. Source:
-    Welleck et al. 2019, arXiv:1908.04319, sec. 5; on rated text: Korbak et al. 2023, arXiv:2302.08582, sec. 2.
+    ``-log p`` of a good answer's tokens and ``-alpha log(1 - p)`` of a bad one's, the mean over tokens.
+    Source: Welleck et al. 2019, arXiv:1908.04319, sec. 5; on rated text: Korbak et al. 2023, arXiv:2302.08582, sec. 2.
 
     Settings:
         alpha: weight of bad answers.

@@ -465,8 +465,8 @@ def _audited(made: Trained, before: dict[str, Any], after: dict[str, Any], liste
 
 
 def _known(before: dict[str, Any], after: dict[str, Any], prepared: Prepared) -> tuple[Answers, Answers] | None:
-    """What base and tuned model have said of the held-out rows; of a plain text an audit reads another part."""
-    if prepared.task.name == "lm":
+    """What base and tuned model have said of the held-out rows; none where no audit would read them."""
+    if prepared.task.name in ("lm", "prefer"):
         return None
     return list(before["answers"].values())[-1], after["answers"]
 

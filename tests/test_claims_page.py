@@ -1,0 +1,125 @@
+"""Claims in the terminal and on the page of evidence: verdicts as stored, every figure, plots that are their own files."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from test_compare_report import planted
+from tunesmith.claims import plots
+from tunesmith.claims.claim import Claim
+from tunesmith.claims.evidence import evidence_page, readme_block
+from tunesmith.claims.page import claims_table, render_claim
+from tunesmith.claims.wording import bar
+from tunesmith.errors import InputError
+from tunesmith.experiments import Figure
+
+ABOUT = {"paper": "Ann 2024, arXiv:0000.00000", "claim": "A | beats <B>.", "setting": "here", "distance": "far"}
+RATES = {
+    "rates": {"lm": {"full": 0.1}},
+    "trials": [["lm", "full", 0.1, "news", 1.5], ["lm", "full", 0.2, "news", 1.75]],
+}
+GAIN = Figure(0.02, 0.01, 0.03, (0.01, 0.02, 0.03), "points", "accuracy gained")
+LOST = Figure(-0.02, -0.03, -0.01, (-0.02, -0.02), "points", "accuracy gained")
+
+
+def claim(number: str, testable: bool = True) -> Claim:
+    """A claim that expects a gain; its experiment is left out, for nothing here carries it out."""
+    made = Claim(id=number, name="tried", expect=[{"figure": "gain", "above": 0.0}], not_testable="no machine", **ABOUT)  # type: ignore[arg-type]
+    return made.model_copy(update={"not_testable": None}) if testable else made
+
+
+def result(of: Claim, figure: Figure, **more: Any) -> dict[str, Any]:
+    return {
+        "verdict": of.verdict({"gain": figure}), "figures": {"gain": asdict(figure)}, "axes": ["rows", "loss"],
+        "series": {"lora <8>": [[10, 1.0, 0.9, 1.1], [1000, 0.5, 0.4, 0.6]], "full": [[10, 2.0], [1000, 1.0]]},
+        "notes": ["one note"], "seeds": [0, 1, 2], "cost": {"trainings": 6, "seconds": 120.0}, "commits": ["abc"],
+        "environment": {"processor": "EPYC", "threads": 1}, "date": "2026-01-02", **more,
+    }  # fmt: skip
+
+
+GOOD, BAD, OPEN, CLOSED = claim("001"), claim("002"), claim("003"), claim("004", testable=False)
+CLAIMS = {c.stem: c for c in (GOOD, BAD, OPEN, CLOSED)}
+RESULTS = {GOOD.stem: result(GOOD, GAIN), BAD.stem: result(BAD, LOST), OPEN.stem: None, CLOSED.stem: None}
+
+
+def shown(what: Any) -> str:
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=200)
+    console.print(what)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_table_has_every_verdict() -> None:
+    lines = shown(claims_table(CLAIMS, RESULTS)).splitlines()
+    said = {line.split()[0]: line for line in lines if line.strip()[:3].isdigit()}
+    assert "reproduced" in said["001"] and "gain 2.00 points" in said["001"] and "1.00 to 3.00" in said["001"]
+    assert "not reproduced" in said["002"] and "not run yet" in said["003"] and "not testable here" in said["004"]
+    assert "6 trainings, 2 min 0 s" in said["001"] and "2026-01-02" in said["001"] and "EPYC, 1 thread" in said["001"]
+
+
+def test_a_claim_shows_every_figure_and_what_was_expected() -> None:
+    text = shown(render_claim(BAD, RESULTS[BAD.stem]))
+    for word in (
+        "A | beats <B>.",
+        "gain above 0.00: contradicted",
+        "-2.00 -2.00",
+        "one note",
+        "not reproduced",
+        "commit abc",
+    ):
+        assert word in text
+    assert "tunesmith claims run 003" in shown(render_claim(OPEN, None))
+    assert "no machine" in shown(render_claim(CLOSED, None))
+
+
+@pytest.mark.parametrize("ending", [".svg", ".png"])
+def test_the_plot_is_written(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"plot{ending}"
+    assert str(path.name) in shown(render_claim(GOOD, RESULTS[GOOD.stem], plot=path)).replace("\n", "")
+    assert path.stat().st_size > 1000
+
+
+def test_a_plot_needs_a_result_and_an_ending(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no result to draw"):
+        render_claim(OPEN, None, plot=tmp_path / "a.svg")
+    with pytest.raises(InputError, match="svg or .png"):
+        render_claim(GOOD, RESULTS[GOOD.stem], plot=tmp_path / "a.pdf")
+
+
+def test_a_plot_is_the_same_twice_and_tells_other_figures_apart() -> None:
+    first = plots.as_svg(GOOD, result(GOOD, GAIN))
+    assert first == plots.as_svg(GOOD, result(GOOD, GAIN))
+    assert plots.drawn_from(GOOD, result(GOOD, GAIN)) in first
+    assert plots.drawn_from(GOOD, result(GOOD, GAIN)) != plots.drawn_from(GOOD, result(GOOD, LOST))
+
+
+def test_a_bar_has_value_interval_and_threshold() -> None:
+    assert bar(Figure(2, 1, 3), 0.0).startswith("┃ ") and bar(Figure(2, 1, 3), 0.0).count("●") == 1
+    assert bar(Figure(2, math.nan, math.nan), 0.0) == ""
+
+
+def test_the_page_has_tasks_rates_and_claims() -> None:
+    page = evidence_page({"topic": planted({"lora": 0.9, "full": 0.7})}, RATES, CLAIMS, RESULTS)
+    assert "| topic | lora | accuracy | 90.0 % (" in page and page.count(": better |") == 1
+    assert "| lm | full | 0.1 | 0.1: news 1.500; 0.2: news 1.750 |" in page
+    assert "4 claims: 1 reproduced, 1 not reproduced, 1 not testable here, 1 not run yet." in page
+    assert "![Plot of tried](evidence/002-tried.svg)" in page and "evidence/003-tried.svg" not in page
+    assert "**Verdict: not reproduced.**" in page and "tests/" not in page
+
+
+def test_a_page_of_nothing_says_so() -> None:
+    page = evidence_page({}, RATES, {}, {})
+    assert "No task has been run" in page and "No claim has been written yet." in page
+    assert readme_block({}, {}) == "No claim has been written yet."
+
+
+def test_the_short_table_stands_by_negative_verdicts() -> None:
+    block = readme_block(CLAIMS, RESULTS)
+    assert "| 002 tried | not reproduced | gain -2.00 points | -3.00 to -1.00 |" in block
