@@ -23,6 +23,7 @@ from tunesmith.experiments._gradients import kernel_logits, row_gradients
 from tunesmith.experiments._sides import Classified, Prompted
 from tunesmith.experiments._summaries import mean_of, pooled_freedom, share, steps_to
 from tunesmith.host import Host
+from tunesmith.masks.layers import Everything
 
 
 def covers(figure: Figure, value: float) -> bool:
@@ -257,7 +258,7 @@ class Encoded:
 
 def reading(model: Any) -> Any:
     host = Host(model)
-    host.train_only(SimpleNamespace(trains=lambda weight: True))
+    host.train_only(Everything())
     collate = lambda rows: {k: torch.tensor([row[k] for row in rows]) for k in rows[0]}  # noqa: E731
     return SimpleNamespace(host=host, collate=collate, device=torch.device("cpu"))
 
