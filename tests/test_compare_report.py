@@ -113,7 +113,7 @@ def test_the_page_says_what_was_found() -> None:
     text = Page(render_html(SURE, "a comparison")).text
     assert f"Better than {BASE} in accuracy: lora +20.0 points" in text
     assert "full is worse than lora: -" in text and "5 seeds on 400 rows see" in text
-    for word in ("10,000", "0.93 GB", "3.2 TFLOP", "20 s", "torch 2.13", "Holm", "seed 4", "rank: 8"):
+    for word in ("10,000", "953.7 MB", "3.2 TFLOP", "20 s", "torch 2.13", "Holm", "seed 4", "rank: 8"):
         assert word in text
     assert "energy" not in text.replace("energy is what the machine tells", "")
 
