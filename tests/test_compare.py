@@ -165,21 +165,30 @@ def test_the_code_of_a_part_counts_and_its_comments_do_not(tmp_path: Path, monke
         "optimizer.adamw",
         "schedule.linear",
     }
-    part = recipe.adapter[0].part
-    source = Path(sys.modules[part.load().__module__].__file__ or "").read_text()
-    copy = tmp_path / "lora.py"
+    from tunesmith.adapters import _low_rank
+
+    source = Path(_low_rank.__file__).read_text()
+    copy = tmp_path / "low_rank.py"
 
     def hashed(text: str) -> str:
         copy.write_text(text)
         monkeypatch.setattr(identity.importlib.util, "find_spec", lambda name: type("Spec", (), {"origin": str(copy)}))
         identity._definitions.cache_clear()
-        return identity._code.__wrapped__("m", "LoRA")
+        return identity._code.__wrapped__("m", "LowRank")
 
     assert hashed(source) == hashed(
-        source.replace('    """Add a low-rank', '    # a comment\n    """Added: a low-rank')
+        source.replace('    """A low-rank update', '    # a comment\n    """Some low-rank update', 1)
     )
-    assert hashed(source) != hashed(source.replace("alpha / rank", "alpha / rank**0.5"))
+    assert hashed(source) != hashed(source.replace("alpha / (rank", "alpha * (rank"))
+    assert hashed(source) == hashed(source.replace("class Anchored(LowRank)", "class Other(LowRank)"))
     identity._definitions.cache_clear()
+
+
+def test_a_part_is_known_by_what_it_inherits_too() -> None:
+    from tunesmith.compare import identity
+
+    definitions, imported = identity._definitions("tunesmith.adapters.lora")
+    assert "LoRA" in definitions and imported["LowRank"] == ("tunesmith.adapters._low_rank", "LowRank")
 
 
 # ---------------------------------------------------------------------- nothing lost, nothing twice

@@ -197,7 +197,7 @@ class Staged(PlantedLab):
         return out
 
     def outcome(self, recipe: Asked, seed: int) -> Any:
-        jitter = 0.01 * draw(recipe.values, seed)
+        jitter = 0.01 * draw({k: v for k, v in recipe.values.items() if k != "base"}, seed)
         knows = "/lost/" in str(recipe.get("base")) and self.hidden
         if seed == -1:
             return classified(0.75 if knows else 0.6)

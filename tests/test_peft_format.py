@@ -96,7 +96,9 @@ EXPORTED = {
 
 
 def test_every_technique_that_peft_can_load_is_tried() -> None:
-    assert {n for n, p in parts.of_kind("adapter").items() if p.attributes.get("peft")} == set(EXPORTED)
+    assert {n for n, p in parts.of_kind("adapter").items() if p.attributes.get("peft")} == {
+        *EXPORTED, "prompt_tuning", "prefix_tuning", "ptuning", "ptuningv2",  # these stand in tests of prompts below
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("technique", EXPORTED)

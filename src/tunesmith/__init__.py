@@ -2,7 +2,7 @@
 
 >>> import tunesmith as ts
 >>> ts.LoRA(rank=4)
-LoRA(rank=4, alpha=16.0, dropout=0.0, targets=['linear'], layers='all')
+LoRA(rank=4, alpha=16.0, scaling='alpha/rank', dropout=0.0)
 
 Every part is offered under its own name and with its own settings; nothing heavy is imported before it is used.
 """

@@ -156,7 +156,10 @@ class Chosen:
         return {self.name: dict(self.settings)}
 
     def __repr__(self) -> str:
-        return f"{self.part.symbol}({', '.join(f'{k}={v!r}' for k, v in self.settings.items())})"
+        """Its own settings, and those of its kind that are not at their default."""
+        known = self.part.settings
+        shown = {k: v for k, v in self.settings.items() if known[k].own or v != known[k].default}
+        return f"{self.part.symbol}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 
 def find(kind: str, name: str, *, where: object = None) -> Part:

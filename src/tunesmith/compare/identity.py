@@ -60,7 +60,10 @@ class Identities:
         prepared = self.prepared(recipe)
         options = {k: v for k, v in recipe.to_dict().items() if k not in _UNCOUNTED}
         options["rows"] = {k: v for k, v in options["rows"].items() if k not in ("train", "validation", "test")}
-        options |= {"task": prepared.task.name, "length": {**options["length"], "max": prepared.reader.max_length}}
+        options |= {
+            "task": recipe.task or prepared.task.name,
+            "length": {**options["length"], "max": prepared.reader.max_length},
+        }
         if what == "before":
             options = {k: v for k, v in options.items() if k in _ROWS}
         splits = prepared.facts["splits"]
@@ -134,5 +137,5 @@ def _told(value: Any) -> Any:
     """Without what is off, so that an option that is added later, and off, changes no identity."""
     if isinstance(value, Mapping):
         told = {k: _told(v) for k, v in value.items()}
-        return {k: v for k, v in told.items() if v is not None and v is not False and v != [] and v != {}}
+        return {k: v for k, v in told.items() if v is not None and v is not False and v != [] and v != {} and v != ""}
     return [_told(v) for v in value] if isinstance(value, list | tuple) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import time
@@ -274,8 +275,11 @@ class Loop:
                 value = loss()
                 if gradients:
                     value.backward()
+                del value
+        del loss
         for parameter in self.work.host.trainable().values():
             parameter.grad = None
+        gc.collect()  # a graph that is still alive would keep a tensor's old size in mind
         self.work.host.settle()
 
     def _micro_batches(self) -> Iterator[np.ndarray]:

@@ -172,7 +172,7 @@ def prepare(recipe: Recipe, say: Say = lambda text: None) -> Prepared:
     for name in ("train", "test"):
         if not len(encoded[name]):
             raise InputError(f"no row is left for {name}", where=rows.source, expected="at least one")
-    complete = recipe.updated({"base": recipe.base or base.name, "task": task.name,
+    complete = recipe.updated({"base": recipe.base or base.name, "task": recipe.task or task.name,
                                "length": {"max": reader.max_length, "over": recipe.length.over}})  # fmt: skip
     facts = _facts(rows, task, parted, encoded, reader)
     for line in describe(facts):
