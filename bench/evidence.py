@@ -22,10 +22,10 @@ from tunesmith.claims import plots
 from tunesmith.claims.claim import Claim, every
 from tunesmith.claims.evidence import Results, evidence_page, readme_block
 from tunesmith.claims.settle import stored
-from tunesmith.compare import arena
-from tunesmith.compare.comparison import Comparison
-from tunesmith.compare.identity import codes
-from tunesmith.compare.result import Result
+from tunesmith.comparing import arena
+from tunesmith.comparing.comparison import Comparison
+from tunesmith.comparing.identity import codes
+from tunesmith.comparing.result import Result
 from tunesmith.errors import InputError
 
 CLAIMS = ROOT / "claims"

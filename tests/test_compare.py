@@ -19,10 +19,10 @@ import pytest
 from conftest import Command
 from tunesmith import InputError
 from tunesmith import recipe as recipes
-from tunesmith.compare import arena
-from tunesmith.compare.comparison import compare
-from tunesmith.compare.identity import Identities, codes
-from tunesmith.compare.statistics import (
+from tunesmith.comparing import arena
+from tunesmith.comparing.comparison import compare
+from tunesmith.comparing.identity import Identities, codes
+from tunesmith.comparing.statistics import (
     Effect,
     adjusted,
     combine,
@@ -33,7 +33,7 @@ from tunesmith.compare.statistics import (
     verdict,
     visible,
 )  # fmt: skip
-from tunesmith.compare.store import Store
+from tunesmith.comparing.store import Store
 from tunesmith.evaluation.answers import Answers
 
 
@@ -154,7 +154,7 @@ def test_a_fingerprint_holds_all_that_a_result_depends_on(recipe: recipes.Recipe
 
 
 def test_the_code_of_a_part_counts_and_its_comments_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tunesmith.compare import identity
+    from tunesmith.comparing import identity
 
     recipe = recipes.make({"rows": "x.csv", "adapter": "lora"})
     before = codes(recipe)
@@ -185,7 +185,7 @@ def test_the_code_of_a_part_counts_and_its_comments_do_not(tmp_path: Path, monke
 
 
 def test_a_part_is_known_by_what_it_inherits_too() -> None:
-    from tunesmith.compare import identity
+    from tunesmith.comparing import identity
 
     definitions, imported = identity._definitions("tunesmith.adapters.lora")
     assert "LoRA" in definitions and imported["LowRank"] == ("tunesmith.adapters._low_rank", "LowRank")
@@ -212,6 +212,26 @@ def test_a_comparison_uses_what_is_stored(recipe: recipes.Recipe, tmp_path: Path
     assert cost["trainable"] < values["recipes"][1]["cost"]["trainable"]
     more = compare(both, seeds=3, store=tmp_path / "s", hear=again.append)
     assert len(again) == 2 and [r.score for r in more.results["two"][:2]] == [r.score for r in first.results["two"]]
+
+
+def test_compare_in_python(bases: dict[str, Path], rows_file: Path, tmp_path: Path) -> None:
+    import tunesmith as ts
+
+    options: dict[str, Any] = {
+        "budget": {"steps": 2},
+        "store": tmp_path / "s",
+        "workers": 2,
+        "base": str(bases["bert"]),
+    }
+    compared = ts.compare(
+        rows_file, {"wide": {"adapter": ts.LoRA(rank=4)}, "norms": {"mask": "norms"}}, seeds=2, **options
+    )
+    assert compared.save(tmp_path / "c") == compared.to_dict()
+    assert "<svg" in (tmp_path / "c" / "report.html").read_text() and compared.report()
+    with pytest.raises(InputError, match="loar"):
+        ts.compare(rows_file, ["loar", "norms"], **options)
+    with pytest.raises(InputError, match="only lora"):
+        ts.compare(rows_file, ["lora"], **options)
 
 
 def test_flops_are_those_of_the_products(recipe: recipes.Recipe, tmp_path: Path) -> None:
@@ -317,7 +337,7 @@ def test_ray_gives_the_same_bits(recipe: recipes.Recipe, tmp_path: Path, monkeyp
 def test_compare_on_the_command_line(command: Command, bases: dict[str, Path], rows_file: Path, tmp_path: Path) -> None:
     done = command(
         "compare", str(rows_file), "--with", "lora,head,lora+norms", "--base", str(bases["bert"]), "--seeds", "2",
-        "--set", "budget.steps=2", "--set", "rows.limit=60", "--workers", "2",
+        "--set", "budget.steps=2", "--set", "rows.limit=60", "--workers", "2", "--no-audit",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "compare-things"

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tunesmith.compare.plots import MOST_PAIRS, drawn_pairs
-from tunesmith.compare.report import render_html, render_terminal, score_rows
-from tunesmith.compare.statistics import adjusted, combine, power_statement, verdict
-from tunesmith.compare.wording import pair, summary
+from tunesmith.comparing.plots import MOST_PAIRS, drawn_pairs
+from tunesmith.comparing.report import render_html, render_terminal, score_rows
+from tunesmith.comparing.statistics import adjusted, combine, power_statement, verdict
+from tunesmith.comparing.wording import pair, summary
 
 BASE = "base (linear probe)"
 SEEDS = [0, 1, 2, 3, 4]
@@ -182,6 +182,6 @@ def test_less_is_better_for_a_loss() -> None:
 
 
 def test_rendering_imports_no_torch() -> None:
-    script = "import sys, tunesmith.compare.report as r, tunesmith.compare.plots; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    script = "import sys, tunesmith.comparing.report as r, tunesmith.comparing.plots; print('torch' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.split() == ["False", "False"], done.stderr

@@ -10,8 +10,8 @@ import torch
 
 from tunesmith import recipe as recipes
 from tunesmith.claims.lab import Lab
-from tunesmith.compare.store import Store
-from tunesmith.compare.work import _nameless
+from tunesmith.comparing.store import Store
+from tunesmith.comparing.work import _nameless
 from tunesmith.data.rows import Rows
 from tunesmith.experiments import intruders
 from tunesmith.recipe import Recipe

@@ -16,23 +16,27 @@ from typing import TYPE_CHECKING, Any
 from .errors import InputError, RunError, TunesmithError
 
 if TYPE_CHECKING:
+    from .comparing.api import compare
     from .run.api import evaluate, generate, open_run, predict, tune
     from .run.opened import Run
     from .sparse import SparseDelta
 
 __version__ = "0.1.0"
 _CLASSES = {"Run": ".run.opened", "SparseDelta": ".sparse"}
-_API = {"tune", "open_run", "predict", "generate", "evaluate"}
+_API = dict.fromkeys(("tune", "open_run", "predict", "generate", "evaluate"), ".run.api") | {
+    "compare": ".comparing.api"
+}
 
 __all__ = [
-    "InputError", "Run", "RunError", "SparseDelta", "TunesmithError", "evaluate", "generate", "open_run", "predict", "tune",
+    "InputError", "Run", "RunError", "SparseDelta", "TunesmithError", "compare", "evaluate", "generate", "open_run",
+    "predict", "tune",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """The functions of the library, and every part by the name of its class."""
     if name in _API:
-        return getattr(importlib.import_module(".run.api", __name__), name)
+        return getattr(importlib.import_module(_API[name], __name__), name)
     if name in _CLASSES:
         return getattr(importlib.import_module(_CLASSES[name], __name__), name)
     if name[:1].isupper():

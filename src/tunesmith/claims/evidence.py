@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..compare.wording import called, cost, pair, score
+from ..comparing.wording import called, cost, pair, score
 from .claim import VERDICTS, Claim, as_figures
 from .wording import HEADINGS, OPEN, cost_of, expectations, interval_of, machine_of, number, row, value_of
 
@@ -20,7 +20,7 @@ def evidence_page(
 
     Args:
         comparisons: arena task -> ``Comparison.to_dict`` of the baselines.
-        rates: what ``compare/rates.json`` holds.
+        rates: what ``comparing/rates.json`` holds.
         claims: by stem.
         results: stem -> stored result, or None.
         plots: folder of the plots, ``STEM.svg``, as the page links to it.

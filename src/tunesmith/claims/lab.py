@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..compare import arena
-from ..compare.identity import Identities, Identity
-from ..compare.pool import Job, fill
-from ..compare.result import Result
-from ..compare.store import Store
+from ..comparing import arena
+from ..comparing.identity import Identities, Identity
+from ..comparing.pool import Job, fill
+from ..comparing.result import Result
+from ..comparing.store import Store
 from ..data.rows import read
 from ..recipe import Recipe
 from ..run.prepare import Prepared, on_disk

@@ -51,7 +51,7 @@ def here() -> dict[str, Any]:
     """This machine and these versions, where no training of the claim tells."""
     import platform
 
-    from ..compare.work import commit
+    from ..comparing.work import commit
 
     packages = {name: version(name) for name in ("torch", "transformers", "numpy")}
     return {

@@ -295,7 +295,7 @@ def compare(
     if json_:
         _print({"folder": str(folder), **values}, json_)
         return
-    from ..compare.report import render_terminal
+    from ..comparing.report import render_terminal
 
     _print(render_terminal(values), False)
     print(f"kept in {folder}: report.html, comparison.json")
@@ -317,8 +317,8 @@ def arena_list(context: typer.Context, json_: Json = False) -> None:
 @arena_app.command("tune")
 def arena_tune(store: Store = Path("claims/store"), on: On = "here", workers: Workers = 1) -> None:
     """Find the baselines' learning rates anew, with the same number of trials for all."""
-    from ..compare import arena
-    from ..compare.store import Store as Results
+    from ..comparing import arena
+    from ..comparing.store import Store as Results
     from ..storage import write_json
     from .evidence import say
 
@@ -345,7 +345,7 @@ def arena_run(
     if json_:
         _print({name: compared.to_dict() for name, compared in done.items()}, True)
         return
-    from ..compare.report import render_terminal
+    from ..comparing.report import render_terminal
 
     for name, compared in done.items():
         print(name)

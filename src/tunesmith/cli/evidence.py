@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import parts
 from .. import recipe as recipes
-from ..compare.comparison import Comparison, compare
-from ..errors import InputError, unknown
+from ..comparing.api import technique_named
+from ..comparing.comparison import Comparison, compare
+from ..errors import InputError
 from ..recipe import Recipe
-from ..storage import atomic_file, write_json
 
 
 def say(quiet: bool) -> Any:
@@ -61,41 +60,13 @@ def _with(source: str, name: str, changes: Mapping[str, Any]) -> Recipe:
     return recipes.make(recipes.override({"rows": {"train": source}, **technique}, changes))
 
 
-def technique_named(name: str) -> dict[str, Any]:
-    """``lora`` or ``lora+norms``: adapters and at most one mask, as options of a recipe."""
-    adapters, masks = parts.of_kind("adapter"), parts.of_kind("mask")
-    chosen: dict[str, Any] = {}
-    for single in name.split("+"):
-        if single in adapters:
-            chosen.setdefault("adapter", []).append(single)
-        elif single in masks and "mask" not in chosen:
-            chosen["mask"] = single
-        elif single in masks:
-            raise InputError(f"{name} names two masks", where="--with", expected="one mask at most")
-        else:
-            raise unknown("adapter or mask", single, [*adapters, *masks], where="--with")
-    return chosen
-
-
 def compare_here(
     found: dict[str, Recipe], seeds: int, out: Path, name: str | None, force: bool, hear: Any, **how: Any
 ) -> tuple[Path, dict[str, Any]]:
     """Compare, write ``comparison.json`` and ``report.html``; gives the folder and what was found."""
     folder = _folder(found, out, name, force)
     compared = compare(found, seeds=seeds, hear=hear, **how)
-    values = write_comparison(compared, folder)
-    return folder, values
-
-
-def write_comparison(compared: Comparison, folder: Path) -> dict[str, Any]:
-    """The files of a comparison."""
-    from ..compare.report import render_html
-
-    values = compared.to_dict()
-    write_json(folder / "comparison.json", values)
-    with atomic_file(folder / "report.html") as file:
-        file.write(render_html(values, title=folder.name))
-    return values
+    return folder, compared.save(folder)
 
 
 def _folder(found: Mapping[str, Recipe], out: Path, name: str | None, force: bool) -> Path:
@@ -117,7 +88,7 @@ def _folder(found: Mapping[str, Recipe], out: Path, name: str | None, force: boo
 
 def arena_tasks(as_json: bool) -> Any:
     """The tasks of the arena."""
-    from ..compare import arena
+    from ..comparing import arena
 
     if as_json:
         return {n: {"about": t.about, "family": t.family, "recipe": dict(t.values)} for n, t in arena.TASKS.items()}
@@ -134,7 +105,7 @@ def arena_run(
     only: Sequence[str], seeds: int, techniques: Sequence[str], hear: Any, **how: Any
 ) -> dict[str, Comparison]:
     """The baselines on arena tasks, task by task."""
-    from ..compare import arena
+    from ..comparing import arena
 
     lab_techniques = {n: arena.TECHNIQUES[n] for n in techniques}
     done = {}
@@ -165,7 +136,7 @@ def run_claim(
     from ..claims.lab import Lab
     from ..claims.settle import keep as keep_result
     from ..claims.settle import settle, stored
-    from ..compare.store import Store
+    from ..comparing.store import Store
 
     claim = find(folder, name)
     before = stored(folder, claim)

@@ -67,7 +67,7 @@ class Lab(Protocol):
         """
 
     def results(self, *recipes: Any, seeds: Sequence[int] | None = None) -> list[list[Any]]:
-        """For each recipe its results (`tunesmith.compare.result.Result`), one a seed; missing ones are computed."""
+        """For each recipe its results (`tunesmith.comparing.result.Result`), one a seed; missing ones are computed."""
 
     def before(self, recipe: Any) -> Any:
         """The result of what tuning has to beat: a language model's untuned base, a linear probe on an encoder."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..compare.statistics import Effect, combine
+from ..comparing.statistics import Effect, combine
 from . import Figure
 
 
@@ -34,7 +34,7 @@ def improvement(change: Effect, values: Sequence[float], unit: str = "", about: 
 
 def difference(ours: Sequence[Any], theirs: Sequence[Any], about: str = "") -> Figure:
     """How much better ours is than theirs in their chief metric, results paired by seed and by row."""
-    from ..compare.statistics import effect
+    from ..comparing.statistics import effect
     from ..evaluation.wording import PERCENT
 
     metric = ours[0].metric

@@ -39,7 +39,7 @@ def peft_convergence(
         layers: layers that keep their LoRA; negative ones count from the top.
         options: of all recipes.
     """
-    from ..compare import arena
+    from ..comparing import arena
 
     few = [{**options, "rows.limit": rows, "budget.epochs": e} for e in epochs]
     sides = {n: [lab.recipe(task, arena.TECHNIQUES[n], **f) for f in few] for n in ("full", "lora")}

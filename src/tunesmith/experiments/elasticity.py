@@ -39,7 +39,7 @@ def elasticity(
         held_out: prompts on which the leaning is measured.
         options: of all recipes, e.g. ``{length.max: 48}``.
     """
-    from ..compare import arena
+    from ..comparing import arena
 
     plain = lab.recipe(task, arena.TECHNIQUES["full"], **{**options, "rows.limit": None, "checks.rows": 2 * held_out})
     stock = _Stock(lab, plain, held_out)

@@ -42,7 +42,7 @@ def intruder_dimensions(
         threshold: cosine below which a vector is new.
         options: of all recipes, e.g. ``{budget.steps: 50}``.
     """
-    from ..compare import arena
+    from ..comparing import arena
 
     recipes = {"full": lab.recipe(task, arena.TECHNIQUES["full"], **options)}
     for rank in ranks:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..compare.statistics import combine
+from ..comparing.statistics import combine
 from ..errors import InputError
 from . import Figure, Lab, Outcome
 from ._sides import Classified, Drawn, Prompted
@@ -43,7 +43,7 @@ def kernel_view(
         sketch: size of the random projection of each matrix's gradient, a side.
         options: of all recipes.
     """
-    from ..compare import arena
+    from ..comparing import arena
 
     rows = _ByClass(lab.prepared(lab.recipe(task, arena.TECHNIQUES["full"], **{"rows.limit": None})))
     same = {**options, "checks.rows": None, "rows.columns": {}}

@@ -36,7 +36,7 @@ def evaluation_noise(
         redrawn: tasks on which the last technique is also trained with another split for each seed.
         options: of all recipes, e.g. ``{budget.steps: 100}``.
     """
-    from ..compare import arena
+    from ..comparing import arena
 
     recipes = {(t, n): lab.recipe(t, arena.TECHNIQUES[n], **options) for t in tasks for n in techniques}
     found = dict(zip(recipes, lab.results(*recipes.values()), strict=True))
@@ -103,7 +103,7 @@ def _pooled(cells: list[list[Any]]) -> float:
 
 def _rows(cells: list[list[Any]]) -> float:
     """Standard deviation of one training's score over draws of its held-out rows, pooled over cells."""
-    from ..compare.statistics import effect
+    from ..comparing.statistics import effect
 
     firsts = [results[0] for results in cells]
     return math.sqrt(float(np.mean([effect(r.metric, [r.answers]).row_variance for r in firsts])))

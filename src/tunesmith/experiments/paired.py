@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..compare.statistics import combine, effect
+from ..comparing.statistics import combine, effect
 from . import Figure, Lab, Outcome
 
 

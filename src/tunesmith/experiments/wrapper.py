@@ -45,7 +45,7 @@ def thin_wrapper(
         share: of the taught accuracy that counts as revived.
         options: of all recipes, e.g. ``{length.max: 32}``.
     """
-    from ..compare import arena
+    from ..comparing import arena
 
     plain = lab.recipe(task, arena.TECHNIQUES["full"], **options)
     rows, label = _rows(lab.prepared(plain)), lab.prepared(plain).task.columns["label"]

@@ -171,7 +171,7 @@ def _flops(scored: Any, tokens: int) -> int | None:
 
 
 def main() -> int:
-    """``python -m tunesmith.compare.work``: a job as JSON on stdin, its outcome as one JSON line on stdout."""
+    """``python -m tunesmith.comparing.work``: a job as JSON on stdin, its outcome as one JSON line on stdout."""
     job = json.loads(sys.stdin.read())
     try:
         outcome: dict[str, Any] = {"outcome": carry_out(**job)}

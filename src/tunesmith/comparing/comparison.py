@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..evaluation.wording import PERCENT
 from ..recipe import Recipe
 from ..run.reporting import technique_of
+from ..storage import atomic_file, write_json
 from .identity import Identities, Identity
 from .pool import Hear, Job, fill
 from .result import Result
@@ -147,6 +148,27 @@ class Comparison:
             "fingerprints": {n: [Identity(r.identity).fingerprint for r in found] for n, found in self.results.items()},
         }  # fmt: skip
         return _strict(values)
+
+    def report(self) -> Any:
+        """The comparison for a terminal or a notebook."""
+        from .report import render_terminal
+
+        return render_terminal(self.to_dict())
+
+    def save(self, folder: str | Path) -> dict[str, Any]:
+        """Write ``comparison.json`` and ``report.html``; gives what the first holds."""
+        from .report import render_html
+
+        folder, values = Path(folder), self.to_dict()
+        write_json(folder / "comparison.json", values)
+        with atomic_file(folder / "report.html") as file:
+            file.write(render_html(values, title=folder.name))
+        return values
+
+    def _repr_html_(self) -> str:
+        from .report import render_html
+
+        return render_html(self.to_dict(), title="comparison")
 
 
 def _strict(value: Any) -> Any:

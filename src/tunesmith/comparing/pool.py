@@ -99,7 +99,7 @@ def here(store: Store, jobs: list[Job], workers: int, threads: int) -> Outcomes:
 def _process(store: Store, job: Job, threads: int) -> dict[str, Any]:
     while True:
         made = subprocess.run(
-            [sys.executable, "-m", "tunesmith.compare.work"], input=json.dumps(_payload(store, job, threads)),
+            [sys.executable, "-m", "tunesmith.comparing.work"], input=json.dumps(_payload(store, job, threads)),
             capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )  # fmt: skip
         if made.returncode:
@@ -144,8 +144,8 @@ def _task(payload: dict[str, Any]) -> dict[str, Any]:
     from pathlib import Path
 
     from tunesmith import recipe as recipes
-    from tunesmith.compare.identity import Identities
-    from tunesmith.compare.work import carry_out
+    from tunesmith.comparing.identity import Identities
+    from tunesmith.comparing.work import carry_out
     from tunesmith.errors import TunesmithError
 
     try:
