@@ -93,7 +93,8 @@ def times() -> str:
     facts = json.loads(SETUP.read_text(encoding="utf-8"))
     return (
         f"In a fresh clone without caches, on {facts['cores']} cores, `make demo` takes {facts['demo_seconds'] / 60:.0f} minutes, "
-        f"most of them to install PyTorch and to fetch the base, and `make test` {facts['test_seconds'] / 60:.0f} more."
+        f"most of them to install PyTorch and to fetch the base, and `make test` {facts['test_seconds'] / 60:.0f} more "
+        f"(measured at commit {facts['commit']})."
     )
 
 
