@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tiny import CONFIGS
-from tokens import TEMPLATES, bert, gpt
+# Two test processes with two threads each on two cores wait for one another; and one thread gives the same sums anywhere.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tiny import CONFIGS  # noqa: E402
+from tokens import TEMPLATES, bert, gpt  # noqa: E402
 
 WORDS = {"fruit": "apple pear plum grape melon fig", "tool": "hammer saw drill wrench file axe"}
 

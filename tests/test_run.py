@@ -128,7 +128,8 @@ def test_a_recipe_file_is_the_same_run(bases: dict[str, Path], rows_file: Path, 
 
 def test_what_is_learned_beats_the_majority(bases: dict[str, Path], rows_file: Path, tmp_path: Path) -> None:
     run = ts.tune(rows_file, base=str(bases["bert"]), out=tmp_path, name="r", progress="quiet", epochs=12,
-                  batch={"rows": 8}, optimizer=["clip_norm", {"adamw": {"lr": 0.01}}])  # fmt: skip
+                  batch={"rows": 8}, adapter=None, mask="everything", precision="fp32",
+                  optimizer=["clip_norm", {"adamw": {"lr": 0.001}}])  # fmt: skip
     change = run.results["difference"]["majority class"]["accuracy"]
     assert change["verdict"] == "better" and change["low"] > 0
 
