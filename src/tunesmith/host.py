@@ -49,6 +49,7 @@ class Host(nn.Module):
         self._rule: EntryMask | None = None
         self._resting: set[str] = set()
         self._watched: Tensor | bool = False
+        self.head_rows: Tensor | None = None
         self.train_only()
 
     # ------------------------------------------------------------------ attaching
@@ -231,16 +232,18 @@ class Host(nn.Module):
         """Inside this block a language model's head is applied only at these places: its logits are (places, vocabulary).
 
         Args:
-            places: mask over (rows, length) of the head's input.
+            places: mask over (rows, length) of the head's input; ``head_rows`` says whose each place is, (places,).
         """
 
         def select(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             return (inputs[0][places], *inputs[1:])
 
         handle = self.model.get_output_embeddings().register_forward_pre_hook(select)
+        self.head_rows = places.nonzero()[:, 0]
         try:
             yield
         finally:
+            self.head_rows = None
             handle.remove()
 
     def forward(self, **batch: Any) -> Any:

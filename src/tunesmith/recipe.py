@@ -214,6 +214,7 @@ def make(values: Mapping[str, Any], *, where: object = None) -> Recipe:
     except ValidationError as error:
         raise _explain(error, where) from None
     _check_chain(recipe, where)
+    _check_gradient(recipe, where)
     return recipe
 
 
@@ -290,6 +291,23 @@ def _check_chain(recipe: Recipe, where: object) -> None:
         raise InputError(
             "rows.validation_share and rows.test_share leave nothing to train on", where=where, expected="a sum below 1"
         )
+
+
+def _check_gradient(recipe: Recipe, where: object) -> None:
+    """What can be seen of the parts alone; the engine looks at the rest."""
+    gradient, (*transforms, stepper) = recipe.gradient, recipe.optimizer
+    joint = [c.name for c in transforms if not c.part.attributes.get("each")]
+    if gradient.part.attributes["streams"] and joint:
+        raise InputError(
+            f"gradient {gradient.name} gives one gradient after another, and {joint[0]} needs all of them at once",
+            where=where, fix=f"optimizer: {[c.name for c in transforms if c.name not in joint] + [stepper.name]}",
+        )  # fmt: skip
+    reason = gradient.part.attributes["entries"]
+    if reason and recipe.mask and recipe.mask.part.attributes["sparse"]:
+        raise InputError(
+            f"mask {recipe.mask.name} moves single entries of a tensor, and for gradient {gradient.name} {reason}",
+            where=where, fix="choose a mask of whole tensors, or gradient backprop",
+        )  # fmt: skip
 
 
 def _explain(error: ValidationError, where: object) -> Exception:

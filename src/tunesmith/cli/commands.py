@@ -197,7 +197,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     form: Annotated[
-        str, typer.Option("--as", help="merged (a plain model), adapter (PEFT's format), or auto.")
+        str, typer.Option("--as", help="merged (a plain model), adapter (PEFT's format), log, or auto.")
     ] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace the folder if it exists.")] = False,
 ) -> None:

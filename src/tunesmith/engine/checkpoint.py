@@ -20,15 +20,22 @@ KEPT = 2
 
 
 def save(
-    folder: Path, step: int, tensors: dict[str, Tensor], optimizer: optim.Optimizer, facts: dict[str, Any]
+    folder: Path, step: int, tensors: dict[str, Tensor], optimizer: optim.Optimizer | None, facts: dict[str, Any]
 ) -> Path:
     """Write ``folder/step-<n>``, check it by reading it back, then let go of the oldest ones.
+
+    Args:
+        folder: of the run's checkpoints.
+        step: steps that lie behind.
+        tensors: what the run has changed, or what it follows from.
+        optimizer: its state is kept beside them; None where it follows from the tensors.
+        facts: all else, as JSON.
 
     Raises:
         RunError: what was written is not what is in memory, or the disk is full.
     """
     final = folder / f"step-{step:08d}"
-    moments, settings = _flatten(optimizer)
+    moments, settings = _flatten(optimizer) if optimizer else ({}, {})
     with atomic_folder(final) as target:
         _save_checked(target / "weights.safetensors", tensors)
         _save_checked(target / "optimizer.safetensors", moments)

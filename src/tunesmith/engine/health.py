@@ -27,14 +27,16 @@ class Watch:
         """Take note of the gradients before a step; returns the names of tensors whose gradient is not finite."""
         broken = []
         for name, parameter in self._trainable.items():
-            if parameter.grad is None:
-                continue
-            largest = float(parameter.grad.abs().max())
-            if not largest < float("inf"):
+            if parameter.grad is not None and self.see_gradient(name, parameter.grad):
                 broken.append(name)
-            elif largest > 0:
-                self._without_gradient.discard(name)
         return broken
+
+    def see_gradient(self, name: str, gradient: Tensor) -> bool:
+        """Take note of one gradient before it moves its tensor; whether it is not finite."""
+        largest = float(gradient.abs().max())
+        if 0 < largest < float("inf"):
+            self._without_gradient.discard(name)
+        return not largest < float("inf")
 
     def asleep(self) -> dict[str, str]:
         """Name -> why, for each tensor that has not learned so far."""

@@ -7,6 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import RunError
-from ..gradients import Gradient
+from ..errors import InputError, RunError
+from ..gradients import Gradient, Plan, Replayable
 from ..host import Host
 from ..losses import Loss
 from ..masks import Mask, Moment
@@ -25,10 +26,13 @@ from ..schedules import Schedule
 from . import checkpoint
 from .batches import epoch_steps, micro_batches
 from .choosing import Chooser
+from .components import components, layers_above
 from .health import WATCHED, Watch
 from .memory import is_out_of_memory, peak_bytes
 from .precision import arithmetic
 from .step import Step, count_units
+from .step_log import StepLog, replay, why_no_log
+from .streaming import Stream
 
 
 class Rows(Protocol):
@@ -158,18 +162,45 @@ class Loop:
         self.state = State(micro_tokens=work.tokens)
         self.total_steps = work.budget.total_steps(len(work.rows), work.rows_per_step)
         self.interrupt: int | None = None
+        self._best: dict[str, Tensor] = {}
+        self.notes: list[str] = []
+        self.log = StepLog()
+        self.logged = False
+        self.stream: Stream | None = None
         self.chooser = Chooser(self)
         if self.chooser.settled:
             self._build()
         self.observed = False
-        self._best: dict[str, Tensor] = {}
         self._saved_at = 0.0
 
     def _build(self) -> None:
         """The terms' own tensors, and the optimizer over everything that trains."""
         self._start_terms()
         self.parameters = {**self.work.host.trainable(), **self._terms("parameters")}
+        parts = components(self.work.host, self.parameters)
+        for transform in self.work.transforms:
+            transform.begin(parts)
+        self.work.stepper.begin(parts)
         self.optimizer = self.work.stepper.build(self._groups())
+        self.stream = Stream(self) if self.work.gradient.streams else None
+        self._begin_gradient()
+
+    def _begin_gradient(self) -> None:
+        """Let the way to a gradient see the model; one that cannot work with this recipe says so here."""
+        work, gradient = self.work, self.work.gradient
+        own = self._terms("parameters")
+        if gradient.sums and (own or work.host.penalty() is not None or any(t.whole for t in work.losses)):
+            raise InputError("gradient private needs a loss that is a sum over rows",
+                             fix="leave out terms and adapters that add something else to the loss")  # fmt: skip
+        if gradient.entries and work.host.patches:
+            raise InputError(f"the mask moves single entries, and for this gradient {gradient.entries}",
+                             fix="choose a mask of whole tensors, or gradient backprop")  # fmt: skip
+        plan = Plan(len(work.rows), work.rows_per_step, self.total_steps, _reversible(self.optimizer))
+        self.notes = gradient.begin(work.host, plan)
+        reason = why_no_log(self)
+        self.logged = not reason
+        if reason and isinstance(gradient, Replayable):
+            self.notes.append(f"checkpoints hold the weights and no log of steps: {reason}")
 
     # ------------------------------------------------------------------ the terms of the loss
 
@@ -231,6 +262,7 @@ class Loop:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         yield from self.choose()
+        yield from ({"event": "note", "text": text} for text in self.notes)
         if not self.state.stopped:
             yield from self._train()
         self._finish()
@@ -300,8 +332,12 @@ class Loop:
 
     def _step(self, indices: np.ndarray, watch: Watch | None) -> dict[str, Any]:
         torch.manual_seed(hash((self.work.seed, self.state.step)) % 2**63)
-        rate = self._set_rate()
+        rate = self.work.stepper.lr * self.work.schedule(self._progress())
+        self.set_rate(rate)
         self.chooser.before_step(self.moment)
+        if self.stream:
+            self.stream.begin(watch)
+        seed = torch.initial_seed()
         loss, units, tokens = self._gradient(indices)
         self.chooser.after_backward()
         value = float(loss)
@@ -310,15 +346,19 @@ class Loop:
         broken = watch.see_gradients() if watch else []
         if broken:
             raise RunError(f"step {self.state.step + 1}: the gradient of {broken[0]} is not finite (loss {value:.4g})")
-        figures: dict[str, Any] = {}
-        for transform in self.work.transforms:
+        figures: dict[str, Any] = self.stream.figures() if self.stream else {}
+        for transform in () if self.stream else self.work.transforms:
             figures |= {k: float(v) for k, v in transform(list(self.parameters.values())).items()}
         if odd := [name for name, figure in figures.items() if not math.isfinite(figure)]:
             raise RunError(
                 f"step {self.state.step + 1}: {odd[0]} is {figures[odd[0]]} at loss {value:.4g}; lower the rate"
             )
         self.chooser.hold()
-        self.optimizer.step()
+        if not self.stream:
+            self.optimizer.step()
+        elif self.logged:
+            assert isinstance(self.work.gradient, Replayable)
+            self.log.add(seed, rate, self.work.gradient.scalars)
         self.chooser.after_step()
         for parameter in self.work.host.after_step(self._progress()):
             self.optimizer.state.pop(parameter, None)
@@ -348,13 +388,22 @@ class Loop:
                 units = sum(count_units(b["labels"], self.work.head) for b in batches)
                 rows = sum(len(b["labels"]) for b in batches)
                 self.chooser.compare(batches, units)
-                losses = [self.closure(batch, units, rows=rows) for batch in batches]
-                loss = self.work.gradient(losses, list(self.parameters.values()))
-                return loss, units, int(self.work.rows.lengths[indices].sum())
+                over = (1, 1) if self.work.gradient.sums else (units, rows)
+                losses = [self.closure(batch, over[0], rows=over[1]) for batch in batches]
+                return self._ask(losses) / (units / over[0]), units, int(self.work.rows.lengths[indices].sum())
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                if self.stream and self.stream.moved:
+                    raise RunError(f"step {self.state.step + 1}: memory ran out when some weights had moved already; "
+                                   "lower batch.rows or length.max") from error  # fmt: skip
                 self._shrink(indices)
+
+    def _ask(self, losses: list[Callable[[], Tensor]]) -> Tensor:
+        parameters = list(self.parameters.values())
+        if self.stream:
+            return self.work.gradient.stream(losses, parameters, self.stream.take)
+        return self.work.gradient(losses, parameters)
 
     def closure(
         self,
@@ -410,17 +459,33 @@ class Loop:
     def _groups(self) -> list[dict[str, Any]]:
         """Parameters by what is asked of them: matrices decay, biases and gains do not; some have a rate of their own."""
         factors = self.work.host.rates()
+        decay = self.work.stepper.layer_decay
+        above = layers_above(self.work.host, self.parameters) if decay is not None else {}
         groups: dict[tuple[bool, float], list[Any]] = {}
         for name, parameter in self.parameters.items():
-            groups.setdefault((parameter.ndim > 1, factors.get(name, self.chooser.rate_of(name))), []).append(parameter)
+            factor = factors.get(name, self.chooser.rate_of(name))
+            factor = factor if decay is None else factor * decay ** above[parameter]
+            groups.setdefault((parameter.ndim > 1, factor), []).append(parameter)
         ordered = sorted(groups.items(), key=lambda item: (not item[0][0], item[0][1]))
         return [{"params": g, "decays": decays, "factor": factor} for (decays, factor), g in ordered]
 
-    def _set_rate(self) -> float:
-        rate = self.work.stepper.lr * self.work.schedule(self._progress())
+    def set_rate(self, rate: float) -> None:
+        """Let the coming step have this rate, times each group's factor."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        return rate
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Inside this block the weights are those to be used, which some optimizers keep apart from what they train."""
+        apart = getattr(self.optimizer, "eval", None)
+        if apart is None:
+            yield
+            return
+        apart()
+        self.work.host.write()
+        yield
+        self.optimizer.train()  # type: ignore[attr-defined]
+        self.work.host.write()
 
     @property
     def moment(self) -> Moment:
@@ -459,15 +524,20 @@ class Loop:
     def _validate(self) -> dict[str, Any]:
         assert self.work.validate is not None
         self.work.host.eval()
-        loss = self.work.validate()
+        with self._in_use():
+            loss = self.work.validate()
+            if self.state.best_loss is None or loss < self.state.best_loss:
+                self.state.best_loss, self.state.best_step, self.state.waited = loss, self.state.step, 0
+                if self.work.budget.patience is not None:
+                    self.keep_best()
+            else:
+                self.state.waited += 1
         self.work.host.train()
-        if self.state.best_loss is None or loss < self.state.best_loss:
-            self.state.best_loss, self.state.best_step, self.state.waited = loss, self.state.step, 0
-            if self.work.budget.patience is not None:
-                self._best = {name: tensor.clone() for name, tensor in self._tensors().items()}
-        else:
-            self.state.waited += 1
         return {"event": "validation", "step": self.state.step, "loss": loss, "best": self.state.best_loss}
+
+    def keep_best(self) -> None:
+        """Keep the weights of now as the best so far."""
+        self._best = {name: tensor.clone() for name, tensor in self._tensors().items()}
 
     def _report_sleepers(self, watch: Watch) -> Iterator[dict[str, Any]]:
         """After the first and the last watched step: which trainable tensors have not learned."""
@@ -493,34 +563,58 @@ class Loop:
             **{f"best.{k}": v for k, v in self._best.items()},
             **self.chooser.state(),
         }
-        path = checkpoint.save(self.work.folder, self.state.step, tensors, self.optimizer, asdict(self.state))
+        if self.logged:
+            tensors = self.log.tensors()
+        optimizer = None if self.logged else self.optimizer
+        path = checkpoint.save(self.work.folder, self.state.step, tensors, optimizer, asdict(self.state))
         self._saved_at = self.state.seconds
         return {"event": "save", "step": self.state.step, "path": str(path)}
 
     def resume(self) -> bool:
-        """Take up the newest checkpoint of the folder; False when there is none."""
+        """Take up the newest checkpoint of the folder; False when there is none.
+
+        A log of steps is carried out again, on the model as it was when the run began.
+        """
         path = checkpoint.newest(self.work.folder) if self.work.folder else None
         if path is None:
             return False
         tensors, facts = checkpoint.load(path)
         self.chooser.load(tensors)
         self._start_terms()
-        self._load({k: v for k, v in tensors.items() if not k.startswith(("best.", "mask."))}, training=True)
-        self._build()
-        checkpoint.load_optimizer(path, self.optimizer, facts["optimizer"])
-        self._best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
         known: Mapping[str, Any] = {k: v for k, v in facts.items() if k in State.__dataclass_fields__}
-        self.state = State(**{**known, "stopped": ""})
+        if log := StepLog.of(tensors):
+            self._build()
+            self.state = State(**{**known, "stopped": ""})
+            replay(self, log)
+        else:
+            self._load({k: v for k, v in tensors.items() if not k.startswith(("best.", "mask."))}, training=True)
+            self._build()
+            checkpoint.load_optimizer(path, self.optimizer, facts["optimizer"])
+            self._best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
+            self.state = State(**{**known, "stopped": ""})
         self._saved_at = self.state.seconds
         return True
 
+    def kept_log(self) -> StepLog | None:
+        """The log of the steps that the result follows from, or None where it does not follow from a log."""
+        return None if not self.logged else self.log.first(self.state.best_step) if self._best else self.log
+
     def _finish(self) -> None:
-        """With early stopping the best weights are the result."""
+        """The weights become those to be used; with early stopping the best ones are the result."""
+        if self.state.stopped != "interrupted" and hasattr(self.optimizer, "eval"):
+            self.optimizer.eval()
+            self.work.host.write()
         if self._best and self.state.stopped != "interrupted":
             self._load(self._best)
         if self.state.stopped != "interrupted":
             self.chooser.harden()
         self.work.host.eval()
+
+
+def _reversible(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step with the negative gradient takes back the step before it."""
+    plain = all(not g.get("momentum") and not g["weight_decay"] for g in optimizer.param_groups)
+    return isinstance(optimizer, torch.optim.SGD) and plain
 
 
 def flops(work: Work, steps: int = 2) -> tuple[int, int]:
@@ -533,6 +627,8 @@ def flops(work: Work, steps: int = 2) -> tuple[int, int]:
     loop = Loop(work)
     for _ in loop.choose():
         pass
+    if loop.stream:
+        loop.stream.still = True
     chosen = epoch_steps(work.rows.lengths, work.rows_per_step, seed=work.seed, epoch=0)[:steps]
     with FlopCounterMode(display=False) as counter:
         tokens = sum(loop._gradient(indices)[2] for indices in chosen)

@@ -34,6 +34,8 @@ class ClipValue(Transform):
         limit: largest absolute value of an entry.
     """
 
+    each = True
+
     def __init__(self, *, limit: Positive = 1.0):
         self.limit = limit
 

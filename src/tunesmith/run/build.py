@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from .. import artefacts
+from ..engine.loop import Budget, Loop, Work
 from ..engine.step import Step
+from ..engine.step_log import StepLog, replay
 from ..errors import InputError
 from ..host import Host
 from ..losses import Loss
@@ -59,6 +62,33 @@ def make_host(
     if recipe.gradient_checkpointing:
         host.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return host
+
+
+def replayed(recipe: Recipe, host: Host, log: StepLog) -> None:
+    """Carry out a log of steps on a host as a run of this recipe begins with it."""
+    *transforms, stepper = recipe.optimizer
+    work = Work(
+        host=host, rows=_NoRows(), collate=lambda rows: {}, head="", losses=[], gradient=recipe.gradient.build(),
+        transforms=[c.build() for c in transforms],
+        stepper=stepper.part.choose({**stepper.settings, "lr": rate_of(recipe)}).build(),
+        schedule=recipe.schedule.build(), budget=Budget(), mask=recipe.mask.build() if recipe.mask else None,
+    )  # fmt: skip
+    replay(Loop(work, device()), log)
+
+
+class _NoRows:
+    """Rows for a loop that only repeats."""
+
+    lengths = np.zeros(0, dtype=int)
+
+    def __len__(self) -> int:
+        return 0
+
+    def take(self, indices: np.ndarray) -> list[dict[str, Any]]:
+        return []
+
+    def where(self, index: int) -> str:
+        return ""
 
 
 def problem_of(head: str, labels: list[str] | None, *, multi: bool) -> str | None:

@@ -28,6 +28,7 @@ from ..data.encode import collator
 from ..engine.loop import Budget, Loop, Work
 from ..engine.precision import pick
 from ..engine.predict import Reading, features, read
+from ..engine.step_log import StepLog
 from ..errors import InputError, Interrupted, RunError
 from ..evaluation.answers import Answers
 from ..host import Host
@@ -41,6 +42,9 @@ from .events import EventLog, Listener, read_events
 from .measure import WRITERS, Probe, Scale, answers, before_training, labels_of, write_texts
 from .prepare import Prepared, keep_rows, on_disk, prepare
 from .reporting import make_report, write_report
+
+STEPS = "steps.safetensors"
+"""The log of a run's steps, where its weights follow from base and log."""
 
 PROBE_ROWS = 8
 """Rows on which a saved model is compared with the one in memory."""
@@ -56,6 +60,7 @@ class Trained:
     scale: Scale
     folder: Path
     probe: Probe | None = None
+    log: StepLog | None = None
 
 
 def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = False, resume: bool = False) -> None:
@@ -413,6 +418,7 @@ def _train(made: Trained, work: Work, hear: Listener) -> None:
             if event["event"] == "health" and event["step"] >= 10 and event["asleep"]:
                 names = ", ".join(list(event["asleep"])[:3])
                 hear({"event": "warning", "text": f"{len(event['asleep'])} tensors do not learn, first {names}"})
+    made.log = engine.kept_log() if made.scale == Scale() else None
     if engine.state.stopped == "interrupted":
         assert engine.interrupt is not None
         raise Interrupted(
@@ -509,6 +515,8 @@ def _save(made: Trained) -> None:
             artefacts.save_model(made.host, target)
         artefacts.save_terms(made.reading.terms, target)
         save_tokenizer(prepared.reader, made.host, target, chats=prepared.task.name == "chat")
+    if made.log is not None:
+        made.log.save(made.folder / STEPS)
     _write_probe(made, made.folder / "probe")
     for old in (made.folder / "checkpoints").glob("step-*"):
         shutil.rmtree(old)
@@ -578,7 +586,7 @@ def prove(folder: Path, *other: str | Path) -> dict[str, Any]:
 
     Args:
         folder: the run.
-        other: ``--merged FOLDER`` or ``--adapter FOLDER`` for a copy in place of the run's own artefact.
+        other: ``--merged``, ``--adapter`` or ``--log`` and a folder, for what stands in place of the run's own artefact.
 
     Raises:
         RunError: it does not load, lacks a trained tensor, or gives other outputs.

@@ -21,6 +21,7 @@ from ..engine import predict as engine
 from ..engine.generate import Sampling, generate
 from ..engine.precision import pick
 from ..engine.predict import Reading
+from ..engine.step_log import StepLog
 from ..errors import InputError, RunError
 from ..evaluation.answers import Answers
 from ..evaluation.intervals import difference, verdict
@@ -31,8 +32,8 @@ from ..models.bases import BaseInfo, load, resolve
 from ..recipe import Recipe, override
 from ..recipe import read as read_recipe
 from ..storage import atomic_folder, write_json
-from .build import device, load_terms, make_host
-from .carry_out import artefact_folder, check_same, held_out_rows, prove, save_tokenizer
+from .build import device, load_terms, make_host, replayed
+from .carry_out import STEPS, artefact_folder, check_same, held_out_rows, prove, save_tokenizer
 from .measure import answers, tags_of
 from .prepare import prepare
 
@@ -54,7 +55,8 @@ class Run:
             raise InputError("holds no run", where=self.folder, expected="the folder of a run, e.g. runs/NAME")
         self.recipe: Recipe = read_recipe(self.folder / "recipe.yaml")
         self.artefact = adapter or artefact_folder(self.folder, self.recipe)
-        if not self.artefact.exists():
+        self.replays = not self.artefact.exists() and (self.folder / STEPS).exists()
+        if not self.replays and not self.artefact.exists():
             again = f"tunesmith tune {self.folder / 'recipe.yaml'} --out {self.folder.parent} --name {self.folder.name}"
             raise InputError("the run is not finished", where=self.folder, fix=f"go on with: {again} --resume")
         self.facts: dict[str, Any] = json.loads((self.folder / "data.json").read_text(encoding="utf-8"))
@@ -87,10 +89,18 @@ class Run:
 
     @cached_property
     def host(self) -> Host:
-        """The tuned model, with every trained tensor checked against the run's manifest."""
+        """The tuned model, with every trained tensor checked against the run's manifest.
+
+        Where the folder holds a log of steps only, they are carried out again on the base.
+        """
         folder = self.artefact
         head = self.task.head(self.base.architecture)
         labels = self.task.labels if self.task.name != "regress" else None
+        if self.replays:
+            host = make_host(self.recipe, self.base, head, labels, multi=self._multi)
+            replayed(self.recipe, host, StepLog.load(self.folder / STEPS))
+            artefacts.check_manifest(host, self.folder)
+            return host.eval()
         trained = _manifest(folder)
         if self._beside_base:
             host = make_host(self.recipe, self.base, head, labels, multi=self._multi, trained=trained)
@@ -297,6 +307,7 @@ class Run:
         Args:
             out: folder to write.
             form: ``merged``, a plain Hugging Face folder; ``adapter``, in PEFT's format where PEFT has the technique;
+                ``log``, the few bytes a step from which the weights follow, where the run has them;
                 ``auto`` merges where the adapters can be folded.
             force: replace the folder if it exists.
 
@@ -305,10 +316,15 @@ class Run:
             RunError: what was written gives other outputs.
         """
         out = Path(out)
-        if form not in ("auto", "merged", "adapter"):
-            raise InputError(f"form {form!r}", expected="auto, merged or adapter")
+        if form not in ("auto", "merged", "adapter", "log"):
+            raise InputError(f"form {form!r}", expected="auto, merged, adapter or log")
         if out.exists() and not force:
             raise InputError("is there already", where=out, fix="name another folder, or --force to replace it")
+        if self.replays:
+            raise InputError("is the log of a run", where=self.folder, fix="export from the run itself")
+        if form == "log":
+            self._save_log(out)
+            return out
         reason = self.host.why_not_fold()
         if form == "merged" and reason:
             raise InputError(f"cannot be merged: {reason}", where=self.folder, fix="--as adapter")
@@ -323,6 +339,17 @@ class Run:
                 self._merge(target)
                 prove(self.folder, "--merged", target)
         return out
+
+    def _save_log(self, out: Path) -> None:
+        """Write the log of steps and what has to be known to carry it out."""
+        if not (self.folder / STEPS).exists():
+            raise InputError("the run keeps no log of its steps", where=self.folder,
+                             fix="--as merged or adapter; a run with gradient mezo has one")  # fmt: skip
+        with atomic_folder(out) as target:
+            for name in ("recipe.yaml", "data.json", "environment.json", STEPS):
+                shutil.copyfile(self.folder / name, target / name)
+            shutil.copyfile(self.artefact / artefacts.MANIFEST, target / artefacts.MANIFEST)
+            prove(self.folder, "--log", target)
 
     def _merge(self, target: Path) -> None:
         """Fold a fresh copy of the model, so that this one stays as it is."""

@@ -22,12 +22,12 @@ TOLERANCE = 1e-5
 
 
 def main(arguments: list[str]) -> int:
-    """``FOLDER`` checks the run's own artefact; ``FOLDER --adapter COPY`` or ``FOLDER --merged MODEL`` another one."""
+    """``FOLDER`` checks the run's own artefact; ``--adapter COPY``, ``--merged MODEL`` or ``--log COPY`` another one."""
     try:
         folder, form, other = (*arguments, "", "")[:3]
         run = Run(folder, adapter=Path(other) if form == "--adapter" else None)
         merged = Path(other) if form == "--merged" else None
-        worst = compare(run, merged)
+        worst = compare(run, merged, Run(other) if form == "--log" else run)
         limit = TOLERANCE * (10 if merged else 1)
         if not worst <= limit:
             raise RunError(f"outputs differ by {worst:.2g} of the largest one; at most {limit:g} is allowed")
@@ -38,11 +38,17 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def compare(run: Run, merged: Path | None) -> float:
-    """The largest difference of the outputs on the probe rows, relative to the largest output."""
+def compare(run: Run, merged: Path | None, used: Run) -> float:
+    """The largest difference of the outputs on the probe rows, relative to the largest output.
+
+    Args:
+        run: the run, with what its model said in training.
+        merged: a plain model to compare with it; None compares ``used``.
+        used: the run itself, or its log of steps.
+    """
     saved = load_file(run.folder / "probe" / "outputs.safetensors")
     records = json.loads((run.folder / "probe" / "rows.json").read_text(encoding="utf-8"))
-    host = run.host if merged is None else _plain(run, merged)
+    host = used.host if merged is None else _plain(run, merged)
     pad = run.reader.tokenizer.pad_token_id
     collate = collator(run.task, pad if pad is not None else 0)
     here = probe_outputs(Reading(host, collate, run.reading.head, run.reading.tokens), records)
