@@ -85,7 +85,7 @@ class Replayable(Gradient):
     """
 
     streams: ClassVar[bool] = True
-    scalars: tuple[float, ...] = ()
+    scalars: tuple[float, ...]
 
     def replay(self, seed: int, scalars: Sequence[float], parameters: Sequence[nn.Parameter], take: Take) -> None:
         """Do to the weights what the step with this seed and these numbers did, bit for bit, without the model."""
