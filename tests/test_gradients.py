@@ -286,11 +286,11 @@ def test_conservative_never_gets_worse_on_its_rows() -> None:
     gradient, factors = build("zeroth_order", conservative=True), []
     for seed in range(30):
         torch.manual_seed(seed)
-        before = float(losses[0]() + losses[1]())
+        before = (losses[0]() + losses[1]()).item()
         gradient.stream(losses, parameters, take)
         factors.append(gradient.scalars[-1])
-        assert float(losses[0]() + losses[1]()) <= before + 1e-9
-    assert set(factors) == {0.0, 1.0, 2.0}, "steps are kept, turned around and left out"
+        assert (losses[0]() + losses[1]()).item() <= before + 1e-9
+    assert set(factors) == {1.0, 2.0}, "steps are kept or left out; the opposite is never better on a convex loss"
     with pytest.raises(InputError, match="conservative step may be taken back"):
         Loop(asks("zeroth_order", ("adamw", {"lr": 1e-3}), {"conservative": True}))
 
@@ -300,9 +300,12 @@ def test_only_chosen_entries_move() -> None:
     base = {n: p.detach().clone() for n, p in made.host.model.named_parameters()}
     loop = Loop(replace(made, mask=parts.find("mask", "graft").choose().build()))
     list(loop)
+    total = 0
     for name, patch in loop.work.host.patches.items():
         moved = (dict(loop.work.host.model.named_parameters())[name] != base[name]).flatten().nonzero()[:, 0]
-        assert patch.indices is not None and set(moved.tolist()) <= set(patch.indices.tolist()) and len(moved)
+        assert patch.indices is not None and set(moved.tolist()) <= set(patch.indices.tolist())
+        total += len(moved)
+    assert total > 100
 
 
 def test_forward_gradient_names_what_it_cannot_differentiate() -> None:
@@ -342,18 +345,23 @@ def test_parts_that_need_all_gradients_are_named() -> None:
 PRIVATE = [(f, a, m) for f in ("bert", "gpt2", "llama") for a, m in (("lora", None), (None, "everything"))]
 
 
-def by_hand(made: Work, rows: np.ndarray, clip: float) -> dict[str, Tensor]:
-    """Each row's gradient by backpropagation of its own loss, clipped; their sum over the rows of a step."""
-    total: dict[str, Tensor] = {}
+def by_hand(made: Work, rows: np.ndarray) -> tuple[dict[str, Tensor], float]:
+    """Each row's gradient by backpropagation of its own loss, clipped at the middle of their norms: their sum over the
+    rows of a step, and that norm."""
     trained = made.host.trainable()
+    each, norms = [], []
     for row in rows:
         step = Step(made.host, collate(made.rows.take(np.array([row]))), made.head)
-        grads = torch.autograd.grad(made.losses[0](step) * step.units, list(trained.values()), allow_unused=True)
-        norm = torch.sqrt(sum(g.square().sum() for g in grads if g is not None))
-        for n, g in zip(trained, grads, strict=True):
-            if g is not None:
-                total[n] = total.get(n, 0) + g * min(1.0, clip / float(norm))
-    return {n: g / len(rows) for n, g in total.items()}
+        loss = made.losses[0](step) * step.units
+        each.append(torch.autograd.grad(loss, list(trained.values()), allow_unused=True))
+        norms.append(float(torch.sqrt(sum(g.square().sum() for g in each[-1] if g is not None))))
+    clip = float(np.median(norms))
+    total = {
+        n: sum(g * min(1.0, clip / norm) for g, norm in zip(grads, norms, strict=True)) / len(rows)
+        for n, *grads in zip(trained, *each, strict=True)
+        if grads[0] is not None
+    }
+    return total, clip
 
 
 @pytest.mark.parametrize("family,adapter,mask", PRIVATE)
@@ -370,7 +378,7 @@ def test_ghost_clipping_is_clipping_row_by_row(family: str, adapter: str | None,
         for n, p in made.host.named_parameters():
             if n.endswith(".B"):
                 nn.init.normal_(p, std=0.1)
-    wanted = by_hand(made, np.arange(8), 20.0)
+    wanted, made.gradient.clip = by_hand(made, np.arange(8))
     loop = Loop(made)
     loop.work.host.eval()
     loop._gradient(np.arange(8))
@@ -378,17 +386,6 @@ def test_ghost_clipping_is_clipping_row_by_row(family: str, adapter: str | None,
         grad = loop.parameters[n].grad
         assert grad is not None
         torch.testing.assert_close(grad, g, rtol=0, atol=1e-5 * max(1.0, float(g.abs().max())))
-
-
-def test_some_rows_are_clipped_in_the_test_above() -> None:
-    for family, adapter, mask in PRIVATE[1::2]:
-        made = work(family, adapter, mask)
-        assert any(
-            not torch.allclose(a, b)
-            for a, b in zip(
-                by_hand(made, np.arange(8), 20.0).values(), by_hand(made, np.arange(8), 1e9).values(), strict=True
-            )
-        )
 
 
 def test_noise_has_the_size_that_is_said() -> None:
