@@ -19,6 +19,7 @@ from ..data.reader import Reader
 from ..data.rows import Rows, read
 from ..data.split import drop_leaks, split
 from ..data.tasks import Task
+from ..data.tasks.classify import Classify
 from ..errors import InputError
 from ..models.bases import BaseInfo, resolve
 from ..recipe import Recipe
@@ -165,6 +166,8 @@ def prepare(recipe: Recipe, say: Say = lambda text: None) -> Prepared:
         say(f"rows of one {group} stay in one split")
     if recipe.base is None:
         say(f"base: {base.name} (packaged; choose another with --base)")
+    if isinstance(task, Classify) and "cloze" in task.settings:
+        settle_cloze(task, recipe, base, parted, say)
     reader = make_reader(recipe, base, rows, task)
     if task.name == "chat" and not reader.has_template:
         say(f"{base.name} has no chat template: a plain one is used (User: ..., Assistant: ...)")
@@ -178,6 +181,15 @@ def prepare(recipe: Recipe, say: Say = lambda text: None) -> Prepared:
     for line in describe(facts):
         say(line)
     return Prepared(complete, base, task, reader, parted, encoded, facts)
+
+
+def settle_cloze(task: Classify, recipe: Recipe, base: BaseInfo, parted: Parted, say: Say) -> None:
+    """Settle the words and examples of a task that is told by filling a blank, and say what they are."""
+    from .settling import settle  # loads the model library
+
+    reader = Reader(base.tokenizer(), base.architecture, max_length=recipe.length.max or base.max_length or 1024)
+    for line in settle(task, base, parted.tables["train"], parted.indices["train"], recipe.rows.seed, reader):
+        say(line)
 
 
 def make_reader(recipe: Recipe, base: BaseInfo, rows: Rows, task: Task) -> Reader:

@@ -31,6 +31,8 @@ class Encoding:
         good: for a rated answer, whether it is a good one.
         other: the worse answer to the same prompt.
         controlled: whether a mark of its kind stands before the prompt.
+        views: for a cloze, all the sequences that the row becomes; ``input_ids`` is the first.
+        asked: for a cloze, what is asked in them: sequences, places, tokens and words, in four lists.
     """
 
     input_ids: list[int]
@@ -42,6 +44,8 @@ class Encoding:
     good: bool | None = None
     other: Encoding | None = None
     controlled: bool | None = None
+    views: list[list[int]] | None = None
+    asked: list[list[int]] | None = None
 
 
 class Task:

@@ -3,9 +3,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import InputError
+from .. import cloze
+from ..blanks import Cloze
 from ..rows import Rows
 from . import Encoding, Task
 
@@ -17,7 +20,11 @@ SEPARATORS = "|;"
 
 
 class Classify(Task):
-    """One label, or several, for a text."""
+    """One label, or several, for a text.
+
+    Settings: ``multi``, whether a row can have several; ``cloze`` tells classes by filling a blank in place of a new
+    head (`tunesmith.data.cloze`).
+    """
 
     name = "classify"
     roles: ClassVar[Mapping[str, Sequence[str]]] = {
@@ -31,7 +38,33 @@ class Classify(Task):
         "decoder": "sequence-classification",
         "encoder-decoder": "sequence-classification",
     }
-    options: ClassVar[Mapping[str, Any]] = {"multi": None}
+    options: ClassVar[Mapping[str, Any]] = {"multi": None, "cloze": None}
+
+    def __init__(
+        self,
+        columns: Mapping[str, str],
+        *,
+        labels: Sequence[str] | None = None,
+        options: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
+    ):
+        options = dict(options or {})
+        form = options.pop("cloze", None)
+        super().__init__(columns, labels=labels, options=options, notes=notes)
+        self.settings.pop("cloze")  # a task with a head of its own says nothing of it
+        if form is not None and form is not False:
+            self.settings["cloze"] = cloze.check(form)
+
+    @cached_property
+    def blanks(self) -> Cloze | None:
+        """The settled cloze; None where the task has a head of its own."""
+        return Cloze.read(self.settings["cloze"], self.labels or []) if "cloze" in self.settings else None
+
+    def head(self, architecture: str) -> str:
+        if "cloze" not in self.settings:
+            return super().head(architecture)
+        cloze.templates(self.settings["cloze"], architecture, pairs="second" in self.columns)
+        return cloze.HEADS[architecture]
 
     @property
     def multi(self) -> bool:
@@ -65,6 +98,8 @@ class Classify(Task):
                 f"column {column!r} holds {len(counts):,} different labels in {len(rows):,} rows", where=rows.source,
                 expected="a label that repeats", fix="name another column, --column label=NAME, or another --task",
             )  # fmt: skip
+        if "cloze" in self.settings and self.settings["multi"]:
+            raise InputError("a row can have several labels", where=rows.source, expected="one label a row for a cloze")
         self.labels = sorted(counts, key=_order)
         common = ", ".join(f"{name} {n:,}" for name, n in counts.most_common(6))
         self.notes.append(f"{len(counts)} labels{' (several a row)' if self.multi else ''}: {common}")
@@ -83,7 +118,10 @@ class Classify(Task):
     def encode(self, rows: Sequence[Mapping[str, Any]], reader: Reader) -> list[list[Encoding]]:
         texts = [str(self.value(row, "text")) for row in rows]
         seconds = [str(self.value(row, "second")) for row in rows] if "second" in self.columns else None
-        encodings = reader.texts(texts, seconds)
+        if self.blanks is not None:
+            encodings = self.blanks.encode(texts, seconds or [""] * len(texts), reader)
+        else:
+            encodings = reader.texts(texts, seconds)
         for encoding, row in zip(encodings, rows, strict=True):
             encoding.labels = self._label(row)
         return [[e] for e in encodings]

@@ -15,4 +15,4 @@ class Pair(Classify):
         "second": ("sentence2", "hypothesis", "context", "passage", "text2", "text_b", "answer", "second", "sentence"),
         "label": Classify.roles["label"],
     }
-    options: ClassVar[Mapping[str, Any]] = {"multi": False}
+    options: ClassVar[Mapping[str, Any]] = {"multi": False, "cloze": None}
