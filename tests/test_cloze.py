@@ -15,15 +15,19 @@ from torch import Tensor
 import tunesmith as ts
 from tiny import CONFIGS
 from tokens import bert, gpt, llama
-from tunesmith import parts
+from tunesmith import parts, recipe
 from tunesmith.data import blanks, cloze
 from tunesmith.data.reader import Reader
 from tunesmith.data.rows import read
 from tunesmith.data.tasks.classify import Classify
 from tunesmith.engine.step import Step
 from tunesmith.errors import InputError
+from tunesmith.evaluation.answers import Answers
 from tunesmith.host import Host
 from tunesmith.models.bases import resolve
+from tunesmith.run import few_shot
+from tunesmith.run.few_shot import stratified
+from tunesmith.run.prepare import few
 from tunesmith.run.settling import settle, spelled
 
 WORDS = {"cat": {"cat": 1.0}, "dog": {"dog": 2.0, "fox": 1.0}, "day": {"today": 1.0, "catfox": 0.5}}
@@ -227,6 +231,33 @@ def test_gradients_flow_to_the_words(kit: Kit) -> None:
     torch.nn.functional.cross_entropy(step.logits, step.targets).backward()
     assert table.grad is not None and table.grad.abs().sum() > 0
     table.grad = None
+
+
+def test_prompted_pretraining_is_its_formula(encoder: Kit) -> None:
+    """First the language model's loss at the masked places of the filled prompt, later the loss of the classes."""
+    labels = [0, 1, 2, 1]
+    asked = encoder.cloze(template=["{text} It was {mask}.", "{mask}: {text}"], words={**WORDS, "day": {"catfox": 1.0}})
+    for kind, shift in (("gold", 0), ("shuffled", 1)):
+        term = parts.find("loss", "prompted_pretraining").choose({"labels": kind, "share": 0.3}).build()
+        step = encoder.step(asked, TEXTS, labels=labels)
+        torch.manual_seed(4)
+        with torch.no_grad():
+            found = term(step)
+        torch.manual_seed(4)
+        places = term.chosen(encoder.step(asked, TEXTS, labels=labels))
+        tokenizer, each = encoder.reader.tokenizer, []
+        for s, ids in enumerate(step.batch["input_ids"].tolist()):
+            word = ["cat", "dog", "catfox"][(labels[s // 2] + shift) % 3]
+            there = step.batch["attention_mask"][s].sum()
+            full = [encoder.reader.word(word, True)[0] if t == tokenizer.mask_token_id else t for t in ids[:there]]
+            holes = places[s, :there].nonzero()[:, 0].tolist()
+            assert holes and not places[s, there:].any()
+            said = encoder.log_probabilities([tokenizer.mask_token_id if i in holes else t for i, t in enumerate(full)])
+            each.append(-torch.stack([said[i, full[i]] for i in holes]).mean())
+        assert torch.allclose(found, torch.stack(each).mean(), atol=1e-4)
+    late = Step(encoder.host, step.batch, "masked-cloze", progress=0.6)
+    with torch.no_grad():
+        assert torch.allclose(term(late), torch.nn.functional.cross_entropy(late.logits, late.targets))
 
 
 # ---------------------------------------------------------------------- ids
@@ -471,3 +502,60 @@ def test_a_task_with_a_head_says_nothing_of_it() -> None:
     """So that what is cached and stored for it keeps its name."""
     for off in (None, False):
         assert "cloze" not in str(task_of(off, None, ["a", "b"]).describe())
+
+
+# ---------------------------------------------------------------------- few labels
+
+
+def test_few_rows_of_each_label_are_drawn() -> None:
+    table = read([{"text": f"t{i}", "label": "ab"[i % 5 == 0]} for i in range(50)])
+    task = task_of(None, None, ["a", "b"])
+    kept, counts = few(table, task, np.arange(5, 50), 6, 0)
+    labels = [table[int(i)]["label"] for i in kept]
+    assert counts == {"a": 6, "b": 6} == {label: labels.count(label) for label in "ab"} and min(kept) >= 5
+    assert (
+        kept.tolist()
+        == few(table, task, np.arange(5, 50), 6, 0)[0].tolist()
+        != few(table, task, np.arange(5, 50), 6, 1)[0].tolist()
+    )
+    assert few(table, task, np.arange(50), 30, 0)[1] == {"a": 30, "b": 10}
+
+
+def test_folds_hold_every_row_once_and_every_label() -> None:
+    labels = ["a"] * 9 + ["b"] * 5
+    folds = stratified(labels, 0)
+    assert len(folds) == 4 and sorted(np.concatenate(folds)) == list(range(14))
+    assert all({labels[i] for i in fold} == {"a", "b"} for fold in folds)
+    assert len(stratified(["a"] * 9 + ["b"] * 2, 0)) == 2
+    with pytest.raises(InputError, match="one row only"):
+        stratified(["a", "a", "b"], 0)
+
+
+def test_prompt_or_head_by_what_is_measured(monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path]) -> None:
+    """The way that tells more held-out rows right is taken; a base without blanks gets a head, and says so."""
+    right = {few_shot.HEAD: 0.5, few_shot.PROMPT: 1.0}
+    seen = []
+
+    def held_out(trial: Any, rows: Any, task: Any, fold: Any, *, tuned: bool) -> Answers:
+        name = (
+            few_shot.CONTEXT if not tuned else few_shot.PROMPT if "cloze" in trial.task["classify"] else few_shot.HEAD
+        )
+        seen.append((name, len(fold)))
+        if name == few_shot.CONTEXT or right[name] is None:
+            raise InputError("has no masked-language-model head")
+        truth = [i % 2 for i in range(len(fold))]
+        said = [t if i < right[name] * len(fold) else 1 - t for i, t in enumerate(truth)]
+        return Answers(truth, said, np.eye(2)[said] * 0.8 + 0.1, ["dog", "fox"])
+
+    monkeypatch.setattr(few_shot, "_held_out", held_out)
+    made = recipe.make({"rows": {"train": ROWS, "shots": 4}, "base": str(folders["encoder"])})
+    notes: list[str] = []
+    choice = few_shot.choose(made, listen=lambda e: notes.append(e["text"]))
+    assert choice.chosen == few_shot.PROMPT and choice.recipe.task == {"classify": {"multi": False, "cloze": True}}
+    assert choice.accuracy[few_shot.PROMPT].value == 1 and choice.accuracy[few_shot.HEAD].value == 0.5
+    assert few_shot.CONTEXT in choice.left_out and "prompt - head = +0.500" in notes[-1]
+    assert sum(n for name, n in seen if name == few_shot.HEAD) == 8
+    right[few_shot.PROMPT] = None  # type: ignore[assignment]
+    choice = few_shot.choose(made, listen=lambda e: None)
+    assert choice.chosen == few_shot.HEAD and "cloze" not in str(choice.recipe.task)
+    assert "no masked-language-model head" in choice.lines[-1]

@@ -511,6 +511,13 @@ def poft(step: Step, term: Any) -> Tensor:
     return mean(each)
 
 
+def margin_ranking(step: Step, term: Any) -> Tensor:
+    each = []
+    for z, y in zip(logits(step), step.labels, strict=True):
+        each.append(sum(max(term.margin - z[int(y)] + z[c], z[c] * 0) for c in range(len(z)) if c != int(y)))
+    return mean(each)
+
+
 def nothing(step: Step, term: Any) -> Tensor:
     """What two equal things differ by, which leaves the term's own weights and the model without a slope."""
     return sum(z.sum() for z in logits(step)) * 0  # type: ignore[return-value]
@@ -556,6 +563,8 @@ LINES = {
     "unlikelihood": Line(GOOD, unlikelihood, {"alpha": 0.7}),
     "conditional_training": Line(("controlled",), cross_entropy),
     "poft": Line(CAUSAL, poft),
+    "margin_ranking": Line(ROWS, margin_ranking, {"margin": 0.7}),
+    "prompted_pretraining": Line((), nothing),  # its batches are a cloze's: tests/test_cloze.py
 }  # fmt: skip
 
 

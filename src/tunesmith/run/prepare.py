@@ -19,7 +19,7 @@ from ..data.reader import Reader
 from ..data.rows import Rows, read
 from ..data.split import drop_leaks, split
 from ..data.tasks import Task
-from ..data.tasks.classify import Classify
+from ..data.tasks.classify import Classify, label_name
 from ..errors import InputError
 from ..models.bases import BaseInfo, resolve
 from ..recipe import Recipe
@@ -142,7 +142,29 @@ def part(recipe: Recipe, rows: Rows, task: Task) -> Parted:
     if recipe.rows.limit:
         drawn = np.random.default_rng(recipe.rows.seed).permutation(len(indices["train"]))[: recipe.rows.limit]
         indices["train"] = indices["train"][np.sort(drawn)]
+    if recipe.rows.shots:
+        for name in ("train", "validation"):
+            indices[name], counts = few(tables[name], task, indices[name], recipe.rows.shots, recipe.rows.seed)
+            facts.setdefault("shots", counts)
     return Parted(tables, indices, facts)
+
+
+def few(rows: Rows, task: Task, indices: np.ndarray, shots: int, seed: int) -> tuple[np.ndarray, dict[str, int]]:
+    """At most ``shots`` of these rows for each label, drawn by the seed, ascending; and how many each label has.
+
+    Raises:
+        InputError: the task has no classes.
+    """
+    if task.name not in ("classify", "pair") or getattr(task, "multi", False):
+        raise InputError("rows cannot be drawn by label", where="rows.shots", expected="a task with one label a row")
+    names = [label_name(v) for v in rows.column(task.columns["label"]).take(indices).to_pylist()]
+    counts = dict.fromkeys(task.labels or [], 0)
+    kept = []
+    for i in np.random.default_rng(seed).permutation(len(indices)):
+        if counts[names[i]] < shots:
+            counts[names[i]] += 1
+            kept.append(indices[i])
+    return np.sort(np.array(kept, dtype=np.int64)), counts
 
 
 def prepare(recipe: Recipe, say: Say = lambda text: None) -> Prepared:
@@ -250,6 +272,9 @@ def describe(facts: dict[str, Any]) -> list[str]:
     lines.append(f"rows: {sizes}; {facts['duplicates']:,} duplicates, none across splits")
     lines += [f"{n:,} training rows that are also in {k} were left out" for k, n in facts["leaks"].items() if n]
     train = splits["train"]
+    if "shots" in facts:
+        drawn = ", ".join(f"{label} {n}" for label, n in list(facts["shots"].items())[:6])
+        lines.append(f"few rows of each label: {drawn}{' and others' if len(facts['shots']) > 6 else ''}")
     lines.append(
         f"length: up to {facts['max_length']} tokens; train has {train['tokens']:,} tokens, "
         f"{train['supervised']:,} supervised units"
