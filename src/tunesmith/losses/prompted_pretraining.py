@@ -51,7 +51,7 @@ class PromptedPretraining(Loss):
         first = torch.ones_like(chief, dtype=torch.bool)
         first[1:] = sequence[chief][1:] != sequence[chief][:-1]
         ids = step.batch["input_ids"].clone()
-        blank = ids[sequence[0], place[0]]
+        blank = step.batch["input_ids"][sequence[0], place[0]]
         ids[sequence[chief[first]], place[chief[first]]] = token[chief[first]]
         return ids, blank
 
