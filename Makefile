@@ -36,6 +36,7 @@ figures: $(VENV)/.ready
 	$(BIN)/python bench/table.py
 	$(BIN)/python bench/setup.py
 	$(BIN)/python bench/render.py
+	$(BIN)/python bench/few_shot.py --render
 	$(BIN)/python bench/evidence.py
 
 $(VENV)/.ready: pyproject.toml

@@ -12,8 +12,8 @@ class MarginRanking(Loss):
     """The right class is to score higher than every other by a margin.
 
     ``sum over wrong c of max(0, margin - s_right + s_c)`` on the scores as they are, so that what a language model finds
-    plausible is ranked rather than made a distribution: with a cloze's ``plausibility``, of whole texts. Source:
-    Tamborrino et al. 2020, "Pre-training Is (Almost) All You Need: An Application to Commonsense Reasoning".
+    plausible is ranked rather than made a distribution: with a cloze's ``plausibility``, of whole texts.
+    Source: Tamborrino et al. 2020, "Pre-training Is (Almost) All You Need: An Application to Commonsense Reasoning".
 
     Settings:
         margin: by how much the right class is to lead.
