@@ -91,7 +91,7 @@ def _verbaliser(recipe: Recipe) -> Iterator[Chosen]:
     settings = next(iter(recipe.task.values())) if isinstance(recipe.task, Mapping) else None
     form = settings.get("cloze") if isinstance(settings, Mapping) else None
     words = (form.get("words", "names") if isinstance(form, Mapping) else "names") if form else None
-    if isinstance(words, str) or (isinstance(words, Mapping) and next(iter(words)) in of_kind("verbaliser")):
+    if isinstance(words, str) or (isinstance(words, Mapping) and next(iter(words), "") in of_kind("verbaliser")):
         yield choose("verbaliser", words)
 
 
