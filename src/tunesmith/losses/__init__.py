@@ -130,6 +130,13 @@ class Step(Protocol):
     def names(self) -> list[str]:
         """The names of the classes."""
 
+    @property
+    def places(self) -> int | None:
+        """Most places of a row that the model can read, as far as its configuration says."""
+
+    def tokens(self, text: str) -> list[int]:
+        """A text as ids of the base's tokenizer, without special tokens."""
+
     def other(self, model: Any, keep: Collection[str] = ()) -> Any:
         """What another model says of the same batch (`Pass` with ``states``), without gradient and drop-out."""
 

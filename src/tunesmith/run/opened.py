@@ -332,7 +332,7 @@ class Run:
         save_tokenizer(other.reader, other.host, target, chats=self.task.name == "chat")
 
 
-_INPUTS = ("text", "second", "tokens", "prompt", "messages")
+_INPUTS = ("text", "second", "tokens", "prompt", "messages", "source")
 
 
 def _manifest(folder: Path) -> list[str]:
