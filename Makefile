@@ -33,6 +33,7 @@ figures: $(VENV)/.ready
 	$(BIN)/python bench/setup.py
 	$(BIN)/python bench/render.py
 	$(BIN)/python bench/evidence.py
+	$(BIN)/python bench/robust.py --render
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -143,7 +143,9 @@ def test_reasons_are_cut_as_the_text_is() -> None:
 def test_a_run_with_reasons_predicts_without_them(bases: dict[str, Path], tmp_path: Path) -> None:
     rows = [{"text": f"the {w} {i}", "label": w, "why": [w]} for i in range(40) for w in ("fox", "dog")]
     given = {"train": rows, "columns": {"rationale": "why"}}
-    scored = short({"rows": given, "base": str(bases["bert"]), "task": "classify", "loss": "rationale_supervision"}, tmp_path)
+    scored = short(
+        {"rows": given, "base": str(bases["bert"]), "task": "classify", "loss": "rationale_supervision"}, tmp_path
+    )
     bare = [{"text": "the dog", "label": "dog"}]
     pieces = scored.prepared.task.encode(bare, scored.prepared.reader)
     assert pieces[0][0].rationale is not None and set(pieces[0][0].rationale) == {IGNORED}
