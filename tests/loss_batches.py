@@ -105,7 +105,17 @@ def pieces(batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
 def make_step(host: Host, kind: str, batch: dict[str, Tensor], *, progress: float = 0.5) -> Step:
     torch.manual_seed(5)
-    return Step(host, batch, head_of(kind), progress=progress, tokenize=said)
+    return Step(host, batch, head_of(kind), progress=progress, words=Letters())
+
+
+class Letters:
+    """A tokenizer of letters."""
+
+    def __init__(self, first: tuple[int, ...] = (), last: tuple[int, ...] = ()):
+        self.around = list(first), list(last)
+
+    def ids(self, text: str) -> list[int]:
+        return said(text)
 
 
 def said(text: str) -> list[int]:

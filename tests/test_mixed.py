@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from loss_batches import make_host, make_step
+from loss_batches import Letters, make_host, make_step
 from tokens import bert
 from tunesmith import parts, tune
 from tunesmith import recipe as recipes
@@ -19,6 +19,7 @@ from tunesmith.data.encode import collator, encode
 from tunesmith.data.reader import Reader
 from tunesmith.data.rows import read
 from tunesmith.data.tasks import IGNORED
+from tunesmith.engine.step import Step
 from tunesmith.errors import InputError
 from tunesmith.losses._templates import cut, framed
 from tunesmith.losses.balanced import Balanced
@@ -162,13 +163,28 @@ def test_a_term_that_needs_reasons_says_so(bases: dict[str, Path], tmp_path: Pat
 
 
 def test_words_stand_inside_special_tokens_and_before_the_answer() -> None:
-    host = make_host("lm")  # begin is 1 and end is 2
+    host, words = make_host("lm"), Letters((1,))
     ids = torch.tensor([[1, 7, 8, 9, 2], [1, 7, 9, 2, 0]])
     labels = torch.tensor([[-100, -100, -100, 9, 2], [-100, -100, 9, 2, -100]])
     batch = {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": labels}
-    step = framed(make_step(host, "lm", batch), [50, 51], [60])
+    step = framed(Step(host, batch, "causal-lm", words=words), [50, 51], [60])
     assert step.batch["input_ids"].tolist() == [[1, 50, 51, 7, 8, 60, 9, 2], [1, 50, 51, 7, 60, 9, 2, 0]]
     assert step.batch["labels"][0].tolist() == [-100] * 6 + [9, 2] and step.units == 4
+
+
+def test_words_stand_inside_the_marks_of_an_encoder() -> None:
+    ids = torch.tensor([[1, 7, 8, 2], [1, 9, 2, 0]])
+    types = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 0]])
+    batch = {
+        "input_ids": ids,
+        "attention_mask": (ids > 0).long(),
+        "labels": torch.tensor([0, 1]),
+        "token_type_ids": types,
+    }
+    step = framed(Step(make_host("row"), batch, "sequence-classification", words=Letters((1,), (2,))), [50], [60, 61])
+    assert step.batch["input_ids"].tolist() == [[1, 50, 7, 8, 60, 61, 2], [1, 50, 9, 60, 61, 2, 0]]
+    assert step.batch["token_type_ids"].tolist() == [[0, 0, 0, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1, 0]]
+    assert Reader(bert(), "encoder", max_length=16).around == ([bert().cls_token_id], [bert().sep_token_id])
 
 
 def test_a_template_has_one_place_for_the_text() -> None:

@@ -272,6 +272,13 @@ class Reader:
 
     # ------------------------------------------------------------------ helpers
 
+    @cached_property
+    def around(self) -> tuple[list[int], list[int]]:
+        """The ids that the tokenizer puts before and behind every text."""
+        own, whole = self.ids("a"), self.tokenizer("a")["input_ids"]
+        place = next((i for i in range(len(whole)) if whole[i : i + len(own)] == own), 0)
+        return whole[:place], whole[place + len(own) :]
+
     def marks(self, texts: Sequence[str], passages: Sequence[Sequence[str]]) -> list[list[int]]:
         """For each token of each text, as `texts` cuts it: 1 in one of its passages, 0 elsewhere, -100 beside the text."""
         found = self.tokenizer(

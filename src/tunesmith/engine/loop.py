@@ -28,7 +28,7 @@ from .choosing import Chooser
 from .health import WATCHED, Watch
 from .memory import is_out_of_memory, peak_bytes
 from .precision import arithmetic
-from .step import Step, count_units
+from .step import Step, Words, count_units
 
 
 class Rows(Protocol):
@@ -99,7 +99,7 @@ class Work:
         validate: gives the loss on held-out rows; None validates never.
         validations: validations in each epoch.
         mask: which of the model's own weights move, where the choice is made or changes in training.
-        tokenize: makes ids of a text, for terms that put words around rows.
+        words: makes ids of a text, for terms that put words around rows.
     """
 
     host: Host
@@ -122,7 +122,7 @@ class Work:
     validate: Callable[[], float] | None = None
     validations: int = 1
     mask: Mask | None = None
-    tokenize: Callable[[str], list[int]] | None = None
+    words: Words | None = None
 
 
 @dataclass
@@ -218,7 +218,7 @@ class Loop:
         keep = {what for term in self.work.losses for what in term.keeps}
         return Step(
             self.work.host, moved, self.work.head, progress=self._progress(), keep=keep, moved=self.state.step > 0,
-            tokenize=self.work.tokenize,
+            words=self.work.words,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ the loop

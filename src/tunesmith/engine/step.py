@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -34,6 +34,15 @@ IGNORED = -100
 
 NOT_INPUTS = ("labels", "good", "pairs", "controlled", "source", "choices", "rationale")
 """What a batch holds for the losses; the model does not see it."""
+
+
+class Words(Protocol):
+    """A tokenizer, as far as a loss needs it."""
+
+    @property
+    def around(self) -> tuple[list[int], list[int]]: ...
+
+    def ids(self, text: str) -> list[int]: ...
 
 
 def supervised(labels: Tensor, head: str) -> Tensor | None:
@@ -66,7 +75,7 @@ class Step:
         progress: share of the run that lies behind, 0 to 1.
         keep: what the main pass keeps for the losses that ask for it (``states``, ``activations``).
         moved: whether training has begun, so that the model's own weights may not be the base's any more.
-        tokenize: makes ids of a text, for terms that put words around rows.
+        words: makes ids of a text, for terms that put words around rows.
     """
 
     def __init__(
@@ -78,7 +87,7 @@ class Step:
         progress: float = 0.0,
         keep: Collection[str] = (),
         moved: bool = False,
-        tokenize: Callable[[str], list[int]] | None = None,
+        words: Words | None = None,
     ):
         self.host = host
         self.batch = batch
@@ -87,7 +96,7 @@ class Step:
         self.labels = batch["labels"]
         self.mask = supervised(self.labels, head)
         self.moved = moved
-        self._tokenize = tokenize
+        self._words = words
         self._keep = frozenset(keep)
         self._draws = 0
 
@@ -224,7 +233,7 @@ class Step:
 
     def on(self, batch: dict[str, Tensor]) -> Step:
         """Another batch, seen by the same model."""
-        return Step(self.host, batch, self.head, progress=self.progress, moved=self.moved, tokenize=self._tokenize)
+        return Step(self.host, batch, self.head, progress=self.progress, moved=self.moved, words=self._words)
 
     # ------------------------------------------------------------------ what else a loss may ask for
 
@@ -259,9 +268,22 @@ class Step:
         Raises:
             RunError: the step was made without a tokenizer.
         """
-        if self._tokenize is None:
+        return self._tokenizer.ids(text)
+
+    @property
+    def around(self) -> tuple[list[int], list[int]]:
+        """The ids that the base's tokenizer puts before and behind every text.
+
+        Raises:
+            RunError: the step was made without a tokenizer.
+        """
+        return self._tokenizer.around
+
+    @property
+    def _tokenizer(self) -> Words:
+        if self._words is None:
             raise RunError("a term of the loss needs the tokenizer, which this loop was not given")
-        return self._tokenize(text)
+        return self._words
 
     @property
     def special(self) -> list[int]:

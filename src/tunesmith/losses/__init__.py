@@ -137,6 +137,10 @@ class Step(Protocol):
     def tokens(self, text: str) -> list[int]:
         """A text as ids of the base's tokenizer, without special tokens."""
 
+    @property
+    def around(self) -> tuple[list[int], list[int]]:
+        """The ids that the base's tokenizer puts before and behind every text."""
+
     def other(self, model: Any, keep: Collection[str] = ()) -> Any:
         """What another model says of the same batch (`Pass` with ``states``), without gradient and drop-out."""
 

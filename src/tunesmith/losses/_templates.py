@@ -39,18 +39,19 @@ def cut(template: str) -> tuple[str, str]:
 
 
 def framed(step: Step, before: list[int], after: list[int]) -> Step:
-    """The rows with ids before and behind what is asked: behind a first and before a last special token or an answer.
+    """The rows with ids before and behind what is asked: inside what a tokenizer adds, before an answer.
 
     Raises:
         InputError: a row is too long for the model then.
     """
     ids, attended = step.batch["input_ids"], step.attended
     writes = step.mask is not None
+    first, last = step.around
     rows: dict[str, list[Tensor]] = {name: [] for name in ("input_ids", "token_type_ids", "labels")}
     for row in range(step.rows):
         own = ids[row, : int(attended[row].sum())]
-        begin = int(int(own[0]) in step.special)
-        end = len(own) - (int(own[-1]) in step.special and len(own) > 1)
+        begin = len(first) if own[: len(first)].tolist() == first else 0
+        end = len(own) - (len(last) if last and own[-len(last) :].tolist() == last else 0)
         if writes:
             end = int((step.batch["labels"][row] != -100).nonzero()[0])
             rows["labels"].append(_around(step.batch["labels"][row, : len(own)], begin, end, [-100], before, after))

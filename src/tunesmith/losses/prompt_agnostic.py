@@ -12,10 +12,10 @@ from ._templates import TEMPLATES, cut, framed
 class PromptAgnostic(Loss, nn.Module):
     """The likelihood inside wordings that change, so that none of them is learned by heart (PAFT).
 
-    Every few steps another template is drawn and put around what a row asks: at its ends, but inside special tokens
-    and before the answer. A prompt that a chat template wraps gets it around the turn; ``task: {generate: {chat:
-    false}}`` leaves the wrapping out. It takes the place of ``cross_entropy``. Source: Wei et al. 2025, "PAFT:
-    Prompt-Agnostic Fine-Tuning", arXiv:2502.12859.
+    Every few steps another template is drawn and put around what a row asks: at its ends, but inside what a
+    tokenizer adds to a text, and before the answer. A prompt that a chat template wraps gets it around the turn;
+    ``task: {generate: {chat: false}}`` leaves the wrapping out. It takes the place of ``cross_entropy``. Source: Wei
+    et al. 2025, "PAFT: Prompt-Agnostic Fine-Tuning", arXiv:2502.12859.
 
     Settings:
         templates: wordings with ``{text}`` in each; none takes 20 general ones.

@@ -379,7 +379,7 @@ def _work(made: Trained) -> Work:
         validate=(lambda: _validation_loss(made, validation)) if len(validation) else None,
         validations=recipe.checks.validations,
         mask=recipe.mask.build() if recipe.mask else None,
-        tokenize=made.prepared.reader.ids,
+        words=made.prepared.reader,
     )
 
 
