@@ -62,11 +62,12 @@ class Judge:
 
     Attributes:
         needs_reference: whether the rows must hold a right answer.
-        compares: whether an answer is judged by the others to the same prompt, so that one alone says nothing.
+        measures: whether its mean over one answer a prompt says how good a model is; not where answers are judged by one
+            another, or by the model that wrote them.
     """
 
     needs_reference: ClassVar[bool] = False
-    compares: ClassVar[bool] = False
+    measures = True
 
     def __call__(self, questions: Sequence[Question], bench: Bench) -> list[list[Verdict]]:
         """A verdict for each sample of each question.

@@ -23,11 +23,10 @@ class Claims(Judge):
         overlap: share of a claim's words that must stand in the supporting sentence.
     """
 
-    compares = True
-
     def __init__(self, *, facts: str = "", overlap: Share = 0.8):
         self.facts = facts
         self.overlap = overlap
+        self.measures = bool(facts)
 
     def check(self, rows: Sequence[Mapping[str, Any]]) -> None:
         if self.facts and any(not row.get(self.facts) for row in rows):

@@ -14,5 +14,7 @@ class ContextDependency(Judge):
     Source: Wang et al. 2024, arXiv:2411.02688.
     """
 
+    measures = False
+
     def __call__(self, questions: Sequence[Question], bench: Bench) -> list[list[Verdict]]:
         return [[Verdict(float(v)) for v in values] for values in bench.context_attention(questions)]

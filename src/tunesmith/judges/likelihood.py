@@ -14,6 +14,8 @@ class Likelihood(Judge):
         base: ask the base model in place of the one that wrote.
     """
 
+    measures = False
+
     def __init__(self, *, base: bool = False):
         self.base = base
 

@@ -19,7 +19,7 @@ class SelfConsistency(Judge):
             group and 0 for all others. Of groups of the same size the first counts.
     """
 
-    compares = True
+    measures = False
 
     def __init__(self, *, by: Literal["text", "number"] = "text", form: Literal["share", "majority"] = "majority"):
         self.by = by

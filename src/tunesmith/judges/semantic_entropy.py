@@ -29,7 +29,7 @@ class SemanticEntropy(Judge):
         least: the cosine from which on two samples mean the same.
     """
 
-    compares = True
+    measures = False
 
     def __init__(
         self, *, by: Literal["text", "entailment", "embedding"] = "text", run: str = "", label: str = "entailment",

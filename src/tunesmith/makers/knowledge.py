@@ -14,17 +14,18 @@ class Knowledge(Maker):
     Source: Lyu et al. 2024, arXiv:2402.11176 (KnowTuning, its explicit stage).
 
     Settings:
-        list: how facts are asked for, behind the prompt.
-        use: how an answer from the facts is asked for, behind the prompt and before the facts.
+        listing: how facts are asked for, behind the prompt.
+        using: how an answer from the facts is asked for, behind the prompt and before the facts.
     """
 
     needs_reference = True
 
     def __init__(
-        self, *, list: str = "List the facts that an answer needs, one a line.", use: str = "Answer from these facts:"
-    ):
-        self.list = list
-        self.use = use
+        self, *, listing: str = "List the facts that an answer needs, one a line.",
+        using: str = "Answer from these facts:",
+    ):  # fmt: skip
+        self.listing = listing
+        self.using = using
 
     def __call__(self, judged: Sequence[Judged], desk: Desk) -> Sequence[Answer]:
         made = []
@@ -33,7 +34,7 @@ class Knowledge(Maker):
             facts = "\n".join(f"- {fact}" for fact in sentences(own))
             made += [
                 Answer(question, own),
-                Answer(question, facts, f"{question.prompt}\n\n{self.list}"),
-                Answer(question, own, f"{question.prompt}\n\n{self.use}\n{facts}"),
+                Answer(question, facts, f"{question.prompt}\n\n{self.listing}"),
+                Answer(question, own, f"{question.prompt}\n\n{self.using}\n{facts}"),
             ]
         return made

@@ -14,8 +14,8 @@ class Pairs(Maker):
     Every two answers whose scores differ by more than ``margin`` are a pair, those with the widest gap first. Of equal texts
     only the first counts.
 
-    Source: Tian et al. 2023, arXiv:2311.08401, sec. 3.3 (all pairs of different scores); Rafailov et al. 2023, arXiv:2305.18290 (the
-    loss that they are for).
+    Source: Tian et al. 2023, arXiv:2311.08401, sec. 3 (all pairs of different scores); Rafailov et al. 2023,
+    arXiv:2305.18290 (the loss that they are for).
 
     Settings:
         margin: by how much the scores must differ at least; a difference of this size is not enough.
