@@ -70,6 +70,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "r_tuning": {"judge": "exact_match", "maker": "certainty", "samples": 1, "temperature": 0.0},
     "r_tuning_u": {"judge": "semantic_entropy", "maker": {"certainty": {"least": 0.5}}, "samples": 10},
     "semantic_entropy_abstention": {"judge": "semantic_entropy", "maker": "abstain", "samples": 10},
+    "laffi": {"judge": "exact_match", "maker": "critique", "samples": 1, "temperature": 0.0},
     "context_awareness": {"judge": "context_dependency", "maker": "mark_context", "samples": 0},
 }  # fmt: skip
 """Published ways as settings; ``like`` takes one of them, and every other setting that is given goes before it."""
@@ -102,7 +103,7 @@ def make(values: Mapping[str, Any], *, where: object = None) -> Improvement:
     if (name := loop.pop("like", None)) is not None:
         if name not in PRESETS:
             raise unknown("preset", name, PRESETS, where=where)
-        loop = {**PRESETS[name], **loop}
+        loop = _merged(PRESETS[name], loop)
     if loop.get("judge") is None:
         raise InputError("no judge is named", where=where, expected="improve.judge", fix="see `tunesmith parts judge`")
     try:
@@ -120,6 +121,20 @@ def make(values: Mapping[str, Any], *, where: object = None) -> Improvement:
             f"improve.start is {improve.start}", where=where, expected=f"base, with mask {recipe.mask.name}"
         )
     return Improvement(recipe, improve)
+
+
+def _merged(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset with what is given; of the same part single settings.
+
+    >>> _merged({"maker": {"select": {"cap": 9, "gold": True}}}, {"maker": {"select": {"cap": 2}}, "rounds": 3})
+    {'maker': {'select': {'cap': 2, 'gold': True}}, 'rounds': 3}
+    """
+    made = {**preset, **given}
+    for kind in ("judge", "maker"):
+        one, two = preset.get(kind), given.get(kind)
+        if isinstance(one, Mapping) and isinstance(two, Mapping) and one.keys() == two.keys():
+            made[kind] = {name: {**(one[name] or {}), **(two[name] or {})} for name in one}
+    return made
 
 
 def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> Improvement:

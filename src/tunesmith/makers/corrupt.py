@@ -51,10 +51,10 @@ class Corrupt(Maker):
             yield " ".join(f for i, f in enumerate(facts) if i != left_out)
         mine = _names(own)
         others = [n for n in names if n not in mine]
-        if "alter" in self.ways and mine and others:
-            old = draw.choice(mine)
-            alike = [n for n in others if n[0].isdigit() == old[0].isdigit()] or others
-            yield re.sub(rf"\b{re.escape(old)}\b", draw.choice(alike).replace("\\", ""), own)
+        swaps = [(old, new) for old in mine for new in others if old[0].isdigit() == new[0].isdigit()]
+        if "alter" in self.ways and swaps:
+            old, new = draw.choice(swaps)
+            yield re.sub(rf"\b{re.escape(old)}\b", new, own)
         if "shuffle" in self.ways and len(set(facts)) > 1:
             order = list(range(len(facts)))
             while [facts[i] for i in order] == facts:
