@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,13 +21,21 @@ from tunesmith.run.conversation import Conversation
 
 @pytest.fixture(scope="module")
 def talker(bases: dict[str, Path], chat_file: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that has learnt to say "I am fine."; its base's head is loud enough for a small adapter to be heard."""
+    import transformers as tf
+
+    folder = tmp_path_factory.mktemp("loud") / "base"
+    shutil.copytree(bases["llama"], folder)
+    model = tf.AutoModelForCausalLM.from_pretrained(folder)
+    model.lm_head.weight.data.mul_(20)
+    model.save_pretrained(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNESMITH_HOME", str(home))
         patch.setattr("tunesmith.run.carry_out.prove", lambda *a: {})
         return tune(
-            chat_file, base=str(bases["llama"]), out=tmp_path_factory.mktemp("runs"), name="talk", progress="quiet",
+            chat_file, base=str(folder), out=tmp_path_factory.mktemp("runs"), name="talk", progress="quiet",
             adapter={"lora": {"rank": 8}}, optimizer=["clip_norm", {"adamw": {"lr": 0.05}}], batch={"rows": 8},
-            budget={"steps": 60, "epochs": None}, checks={"generate": 0},
+            budget={"steps": 40, "epochs": None}, checks={"generate": 0},
         )  # fmt: skip
 
 
@@ -36,7 +45,7 @@ def nothing(piece: str) -> None:
 
 def test_a_tuned_model_answers_and_stops_by_itself(talker: Run) -> None:
     said: list[str] = []
-    written = Conversation(talker).ask("How are you today 7?", said.append)
+    written = Conversation(talker, sampling=Sampling(12)).ask("How are you today 7?", said.append)
     assert "".join(said).strip() == "I am fine." and written.stopped and len(said) > 1
 
 
@@ -77,7 +86,7 @@ def test_the_base_is_the_same_model_with_its_adapters_off(talker: Run) -> None:
 
 
 def test_an_interrupt_ends_the_answer_and_not_the_conversation(talker: Run) -> None:
-    talk = Conversation(talker)
+    talk = Conversation(talker, sampling=Sampling(12))
 
     def hear(piece: str) -> None:
         raise KeyboardInterrupt
@@ -106,7 +115,7 @@ def test_a_conversation_is_steered(
         "no",
     ]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
-    talk = Conversation(talker, sampling=Sampling(6))
+    talk = Conversation(talker, sampling=Sampling(12))
     chat = Chat(talk, "tuned")
     chat.run()
     out, err = capsys.readouterr()
@@ -122,7 +131,7 @@ def test_a_conversation_is_steered(
 
 def test_chat_through_a_pipe(talker: Run, home: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tunesmith", "chat", str(talker.folder), "--both", "--tokens", "6"],
+        [sys.executable, "-m", "tunesmith", "chat", str(talker.folder), "--both", "--tokens", "12"],
         input="How are you?\n/tuned\nHow are you?\n", capture_output=True, text=True, timeout=240,
         env={**os.environ, "TUNESMITH_HOME": str(home), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
