@@ -5,13 +5,17 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test oldest lint types docs figures clean
+.PHONY: demo test claims oldest lint types docs figures clean
 
 demo: $(VENV)/.ready
 	$(BIN)/tunesmith tune recipes/demo.yaml --name demo --force
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+# The quick claims again, from nothing; fails when a verdict turns.
+claims: $(VENV)/.ready
+	$(BIN)/tunesmith claims check --workers 2
 
 oldest:
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS='-c .ci/oldest.txt'

@@ -524,3 +524,14 @@ def test_a_real_run_is_audited(tmp_path: Path, general: Path) -> None:
     near = pair.neighbours(["Good", "city", "qqqq"], 8)
     assert "Great" in near["Good"] and "town" in near["city"] and "qqqq" not in near
     assert run.task.name not in WRITERS
+
+
+def test_nobody_is_made_to_fetch_rows_for_an_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.run.audit import audits_at_hand
+
+    monkeypatch.setenv("TUNESMITH_HOME", str(tmp_path))
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    monkeypatch.setattr("tunesmith.packages._installed", lambda file: None)
+    names, left_out = audits_at_hand()
+    assert left_out == {"forgetting": "packaged:bbc-news"}
+    assert sorted([*names, "forgetting"]) == sorted(parts.of_kind("audit"))

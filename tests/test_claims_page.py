@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ import pytest
 
 from test_compare_report import planted
 from tunesmith.claims import plots
-from tunesmith.claims.claim import Claim
+from tunesmith.claims.claim import Claim, every, find, of_paper
 from tunesmith.claims.evidence import evidence_page, readme_block
 from tunesmith.claims.page import claims_table, render_claim
+from tunesmith.claims.settle import stored
 from tunesmith.claims.wording import bar
 from tunesmith.errors import InputError
 from tunesmith.experiments import Figure
@@ -123,3 +126,44 @@ def test_a_page_of_nothing_says_so() -> None:
 def test_the_short_table_stands_by_negative_verdicts() -> None:
     block = readme_block(CLAIMS, RESULTS)
     assert "| 002 tried | not reproduced | gain -2.00 points | -3.00 to -1.00 |" in block
+    assert "1 not run yet" in block and "003" not in block and "| 004 tried | not testable here |" in block
+
+
+# ---------------------------------------------------------------------- the project's own claims
+
+OURS = Path(__file__).parent.parent / "claims"
+
+
+def test_every_stored_verdict_follows_from_its_figures_and_its_claim() -> None:
+    claims = every(OURS)
+    kept = sorted(path.stem for path in (OURS / "results").glob("*.json"))
+    assert set(kept) <= set(claims)
+    for stem in kept:  # `stored` refuses a verdict that its figures do not give, and knows none of an earlier claim
+        assert stored(OURS, claims[stem]) is not None, f"{stem} was changed since: run `tunesmith claims run {stem}`"
+    assert any(c.quick and c.stem in kept for c in claims.values())
+
+
+def test_a_verdict_written_by_hand_is_found_out(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    for path in (OURS / "227-lora-cost.yaml", OURS / "results" / "227-lora-cost.json"):
+        target = tmp_path / path.relative_to(OURS)
+        target.write_text(path.read_text().replace('"verdict": "reproduced"', '"verdict": "not reproduced"'))
+    with pytest.raises(InputError, match="but its figures say 'reproduced'"):
+        stored(tmp_path, find(tmp_path, "lora-cost"))
+
+
+def test_a_number_names_all_claims_of_its_paper() -> None:
+    assert [c.stem for c in of_paper(OURS, "227")] == ["227-lora", "227-lora-cost"]
+    assert [c.stem for c in of_paper(OURS, "lora")] == ["227-lora"]
+    with pytest.raises(InputError, match="227-lora or 227-lora-cost"):
+        find(OURS, "227")
+    with pytest.raises(InputError, match="lora"):
+        of_paper(OURS, "lara")
+
+
+def test_pages_say_what_the_files_say() -> None:
+    """The README's table and the page of evidence are those that the stored results give."""
+    root = OURS.parent
+    command = [sys.executable, str(root / "bench" / "evidence.py"), "--check"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

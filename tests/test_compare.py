@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from conftest import Command
 from tunesmith import InputError
 from tunesmith import recipe as recipes
 from tunesmith.comparing import arena
-from tunesmith.comparing.comparison import compare
+from tunesmith.comparing.comparison import Comparison, compare
 from tunesmith.comparing.identity import Identities, codes
 from tunesmith.comparing.statistics import (
     Effect,
@@ -131,12 +132,36 @@ def test_power_says_how_many_seeds_it_takes() -> None:
 # ---------------------------------------------------------------------- what is the same result
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def recipe(bases: dict[str, Path], rows_file: Path) -> recipes.Recipe:
     return recipes.make({
         "base": str(bases["bert"]), "rows": str(rows_file), "adapter": {"lora": {"rank": 2}}, "budget": {"steps": 3},
         "precision": "fp32",
     })  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two recipes, compared once for all tests: what came of it, where it is kept, the lines that were heard."""
+
+    recipes: dict[str, recipes.Recipe]
+    comparison: Comparison
+    store: Path
+    lines: list[str]
+
+    def copy(self, folder: Path) -> Path:
+        """The store, for a test that changes it."""
+        return shutil.copytree(self.store, folder, ignore=shutil.ignore_patterns(".locks"))
+
+
+@pytest.fixture(scope="module")
+def compared(recipe: recipes.Recipe, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    both = {"two": recipe, "three": recipe.updated({"adapter": {"lora": {"rank": 3}}})}
+    store, lines = tmp_path_factory.mktemp("compared"), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNESMITH_HOME", str(home))
+        made = compare(both, seeds=2, store=store, workers=2, hear=lines.append)
+    return Compared(both, made, store, lines)
 
 
 def test_a_fingerprint_holds_all_that_a_result_depends_on(recipe: recipes.Recipe, tmp_path: Path) -> None:
@@ -194,13 +219,12 @@ def test_a_part_is_known_by_what_it_inherits_too() -> None:
 # ---------------------------------------------------------------------- nothing lost, nothing twice
 
 
-def test_a_comparison_uses_what_is_stored(recipe: recipes.Recipe, tmp_path: Path) -> None:
-    both = {"two": recipe, "three": recipe.updated({"adapter": {"lora": {"rank": 3}}})}
-    lines: list[str] = []
-    first = compare(both, seeds=2, store=tmp_path / "s", workers=2, hear=lines.append)
+def test_a_comparison_uses_what_is_stored(compared: Compared, tmp_path: Path) -> None:
+    both, first, lines = compared.recipes, compared.comparison, compared.lines
+    store = compared.copy(tmp_path / "s")
     assert len(lines) == 5 and lines[-1].startswith("5/5")
     again: list[str] = []
-    second = compare(both, seeds=2, store=tmp_path / "s", hear=again.append)
+    second = compare(both, seeds=2, store=store, hear=again.append)
     assert not again and first.to_dict() == second.to_dict()
     values = first.to_dict()
     assert [r["name"] for r in values["recipes"]] == ["two", "three"]
@@ -210,40 +234,36 @@ def test_a_comparison_uses_what_is_stored(recipe: recipes.Recipe, tmp_path: Path
     cost = values["recipes"][0]["cost"]
     assert cost["flops"] > 0 and cost["tokens"] > 0 and cost["cpu_seconds"] > 0 and cost["peak_bytes"] > 0
     assert cost["trainable"] < values["recipes"][1]["cost"]["trainable"]
-    more = compare(both, seeds=3, store=tmp_path / "s", hear=again.append)
+    more = compare(both, seeds=3, store=store, workers=2, hear=again.append)
     assert len(again) == 2 and [r.score for r in more.results["two"][:2]] == [r.score for r in first.results["two"]]
 
 
-def test_compare_in_python(bases: dict[str, Path], rows_file: Path, tmp_path: Path) -> None:
+def test_compare_in_python(compared: Compared, tmp_path: Path) -> None:
     import tunesmith as ts
 
-    options: dict[str, Any] = {
-        "budget": {"steps": 2},
-        "store": tmp_path / "s",
-        "workers": 2,
-        "base": str(bases["bert"]),
-    }
-    compared = ts.compare(
-        rows_file, {"wide": {"adapter": ts.LoRA(rank=4)}, "norms": {"mask": "norms"}}, seeds=2, **options
+    options = compared.recipes["two"].to_dict()
+    rows = options.pop("rows")["train"]
+    options |= {"store": compared.store, "workers": 2}
+    made = ts.compare(
+        rows, {"narrow": {"adapter": ts.LoRA(rank=2)}, "wide": {"adapter": ts.LoRA(rank=3)}}, seeds=2, **options
     )
-    assert compared.save(tmp_path / "c") == compared.to_dict()
-    assert "<svg" in (tmp_path / "c" / "report.html").read_text() and compared.report()
+    assert made.save(tmp_path / "c") == made.to_dict()
+    assert [r["score"] for r in made.to_dict()["recipes"]] == [
+        r["score"] for r in compared.comparison.to_dict()["recipes"]
+    ]
+    assert "<svg" in (tmp_path / "c" / "report.html").read_text() and made.report()
     with pytest.raises(InputError, match="loar"):
-        ts.compare(rows_file, ["loar", "norms"], **options)
+        ts.compare(rows, ["loar", "norms"], **options)
     with pytest.raises(InputError, match="only lora"):
-        ts.compare(rows_file, ["lora"], **options)
+        ts.compare(rows, ["lora"], **options)
 
 
-def test_flops_are_those_of_the_products(recipe: recipes.Recipe, tmp_path: Path) -> None:
+def test_flops_are_those_of_the_products(compared: Compared) -> None:
     """A wider adapter costs just its own products more: forward, and backward by two, at each adapted site."""
-    found = {}
-    for rank in (4, 8):
-        store = Store(tmp_path / str(rank))
-        one = recipe.updated({"adapter": {"lora": {"rank": rank, "targets": ["attention.query"]}}})
-        compared = compare({"a": one, "b": one.updated({"seed": 5})}, seeds=1, store=store)
-        result = compared.results["a"][0]
-        found[rank] = result.cost["flops"] / result.cost["tokens"]
-    assert found[8] > found[4]
+    cost = {name: made[0].cost for name, made in compared.comparison.results.items() if name in ("two", "three")}
+    wider = cost["three"]["trainable"] - cost["two"]["trainable"]
+    more = cost["three"]["flops"] / cost["three"]["tokens"] - cost["two"]["flops"] / cost["two"]["tokens"]
+    assert more == pytest.approx(6 * wider, rel=0.05)
 
 
 def test_rows_that_differ_are_not_compared(recipe: recipes.Recipe, tmp_path: Path) -> None:
@@ -253,22 +273,22 @@ def test_rows_that_differ_are_not_compared(recipe: recipes.Recipe, tmp_path: Pat
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_a_damaged_result_is_named(recipe: recipes.Recipe, tmp_path: Path) -> None:
-    store = Store(tmp_path / "s")
-    compared = compare({"a": recipe, "b": recipe.updated({"mask": "norms"})}, seeds=1, store=store)
-    result = compared.results["a"][0]
-    path = store.path(Identities().of(recipe))
+def test_a_damaged_result_is_named(compared: Compared, tmp_path: Path) -> None:
+    store = Store(compared.copy(tmp_path / "s"))
+    two, three = (Identities().of(r) for r in compared.recipes.values())
+    result = store.get(two)
+    assert result is not None and result == compared.comparison.results["two"][0]
+    path = store.path(two)
     path.write_text(path.read_text()[:100])
     with pytest.raises(InputError, match="is no result"):
-        store.get(Identities().of(recipe))
+        store.get(two)
     path.unlink()
-    other = store.path(Identities().of(recipe.updated({"mask": "norms"})))
-    path.write_text(other.read_text())
+    path.write_text(store.path(three).read_text())
     with pytest.raises(InputError, match="something else"):
-        store.get(Identities().of(recipe))
+        store.get(two)
     path.unlink()
     store.put(result)
-    assert store.get(Identities().of(recipe)) == result
+    assert store.get(two) == result
 
 
 def spawn(recipe_files: list[Path], store: Path, out: Path, *more: str) -> subprocess.Popen[str]:
@@ -283,12 +303,12 @@ def figures(text: str) -> list[Any]:
     return [(r["name"], r["values"], r["score"]) for r in json.loads(text)["recipes"]]
 
 
-def test_killed_drivers_lose_nothing_and_two_at_once_double_nothing(recipe: recipes.Recipe, tmp_path: Path) -> None:
+def test_killed_drivers_lose_nothing_and_two_at_once_double_nothing(compared: Compared, tmp_path: Path) -> None:
     """Drivers with all their workers are killed at random moments; then two go on at the same time."""
     files = []
-    for rank in (2, 3):
-        files.append(tmp_path / f"rank{rank}.yaml")
-        files[-1].write_text(recipe.updated({"adapter": {"lora": {"rank": rank}}}).to_yaml())
+    for name, recipe in compared.recipes.items():
+        files.append(tmp_path / f"{name}.yaml")
+        files[-1].write_text(recipe.to_yaml())
     store, draw = tmp_path / "s", random.Random(0)
     finished: dict[str, str] = {}
     for number in range(2):
@@ -307,16 +327,14 @@ def test_killed_drivers_lose_nothing_and_two_at_once_double_nothing(recipe: reci
     assert figures(said[0][0]) == figures(said[1][0])
     kept = {p.name: p.read_text() for p in store.rglob("*/*.json")}
     assert len(kept) == 5 and finished.items() <= kept.items()
-    whole = compare({f.stem: recipes.read(f) for f in files}, seeds=2, store=tmp_path / "whole")
-    assert figures(said[0][0]) == figures(json.dumps(whole.to_dict()))
+    assert figures(said[0][0]) == figures(json.dumps(compared.comparison.to_dict()))
 
 
-def test_ray_gives_the_same_bits(recipe: recipes.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_gives_the_same_bits(compared: Compared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    both = {"two": recipe, "norms": recipe.updated({"adapter": None, "mask": "norms"})}
-    here = compare(both, seeds=2, store=tmp_path / "here", workers=2).to_dict()
-    there = compare(both, seeds=2, store=tmp_path / "ray", workers=2, on="ray").to_dict()
+    here = compared.comparison.to_dict()
+    there = compare(compared.recipes, seeds=2, store=tmp_path / "ray", workers=2, on="ray").to_dict()
     import ray
 
     ray.shutdown()
@@ -325,8 +343,8 @@ def test_ray_gives_the_same_bits(recipe: recipes.Recipe, tmp_path: Path, monkeyp
     ]
     assert here["pairs"] == there["pairs"]
     answers = [
-        {p.name: json.loads(p.read_text())["answers"] for p in (tmp_path / s).rglob("*/*.json")}
-        for s in ("here", "ray")
+        {p.name: json.loads(p.read_text())["answers"] for p in s.rglob("*/*.json")}
+        for s in (compared.store, tmp_path / "ray")
     ]
     assert answers[0] == answers[1] and len(answers[0]) == 5
 
@@ -336,7 +354,7 @@ def test_ray_gives_the_same_bits(recipe: recipes.Recipe, tmp_path: Path, monkeyp
 
 def test_compare_on_the_command_line(command: Command, bases: dict[str, Path], rows_file: Path, tmp_path: Path) -> None:
     done = command(
-        "compare", str(rows_file), "--with", "lora,head,lora+norms", "--base", str(bases["bert"]), "--seeds", "2",
+        "compare", str(rows_file), "--with", "lora,head,lora+norms", "--base", str(bases["bert"]), "--seeds", "1",
         "--set", "budget.steps=2", "--set", "rows.limit=60", "--workers", "2", "--no-audit",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -132,7 +132,22 @@ def every(folder: Path) -> dict[str, Claim]:
     """
     if not folder.is_dir():
         raise InputError("is no folder of claims", where=folder, fix="name one with --folder")
-    return {claim.stem: claim for path in sorted(folder.glob("*.yaml")) for claim in [read(path)]}
+    return {claim.stem: claim for path in sorted(folder.glob("*.yaml"), key=lambda p: p.stem) for claim in [read(path)]}
+
+
+def of_paper(folder: Path, name: str) -> list[Claim]:
+    """All claims of a paper, by its id; or the one claim of that name, or of both.
+
+    Raises:
+        InputError: there is none.
+    """
+    claims = every(folder)
+    number = name.zfill(3) if name.isdigit() else name
+    fits = [c for c in claims.values() if number == c.id or name in (c.name, c.stem)]
+    if not fits:
+        valid = dict.fromkeys(claims) | {v: None for c in claims.values() for v in (c.id, c.name)}
+        raise unknown("claim", name, valid)
+    return fits
 
 
 def find(folder: Path, name: str) -> Claim:
@@ -141,17 +156,9 @@ def find(folder: Path, name: str) -> Claim:
     Raises:
         InputError: there is none, or the name fits several.
     """
-    claims = every(folder)
-    fits = [c for c in claims.values() if name in (c.id, c.name, c.stem) or (name.isdigit() and c.id == name.zfill(3))]
-    if len(fits) != 1:
-        names = {
-            **dict.fromkeys(claims),
-            **{c.id: None for c in claims.values()},
-            **{c.name: None for c in claims.values()},
-        }
-        if fits:
-            raise InputError(f"{name} is the name of {len(fits)} claims", expected=" or ".join(c.stem for c in fits))
-        raise unknown("claim", name, names)
+    fits = of_paper(folder, name)
+    if len(fits) > 1:
+        raise InputError(f"{name} is the name of {len(fits)} claims", expected=" or ".join(c.stem for c in fits))
     return fits[0]
 
 

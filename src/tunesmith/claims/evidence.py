@@ -115,8 +115,10 @@ def claims_markdown(claims: Mapping[str, Claim], results: Results) -> str:
 
 
 def readme_block(claims: Mapping[str, Claim], results: Results) -> str:
-    """The short table of the README: claim, what the paper says, verdict, main figure."""
-    shown = {stem: row(claim, results.get(stem)) for stem, claim in claims.items()}
+    """The short table of the README: claim, verdict, main figure; those not run yet are counted only."""
+    shown = {
+        stem: row(claim, found) for stem, claim in claims.items() if (found := results.get(stem)) or claim.not_testable
+    }
     lines = [cells("claim", "verdict", "figure", "interval"), "|---|---|---|---|"]
     lines += [cells(f"{i} {name}", verdict, figure, sure) for i, name, verdict, figure, sure, *_ in shown.values()]
     return "\n".join([counts(claims, results), *(["", *lines] if shown else [])])

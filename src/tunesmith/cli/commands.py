@@ -325,7 +325,12 @@ def compare(
     column: Annotated[list[str], typer.Option(help="ROLE=COLUMN, e.g. text=review.")] = [],  # noqa: B006
     set_: Annotated[list[str], typer.Option("--set", help="OPTION=VALUE, for every recipe.")] = [],  # noqa: B006
     epochs: Annotated[float | None, typer.Option(help="Passes over the training rows.")] = None,
-    audit: Annotated[bool, typer.Option(help="Measure what tuning broke, too, with the first seed.")] = True,
+    audit: Annotated[
+        bool | None,
+        typer.Option(
+            help="Measure what tuning broke, too, with the first seed; unless told, without rows to be fetched first."
+        ),
+    ] = None,
     on: On = "here",
     workers: Workers = 1,
     correction: Annotated[str, typer.Option(help="For many comparisons: holm or bh.")] = "holm",
@@ -341,9 +346,12 @@ def compare(
 
     if correction not in ("holm", "bh"):
         raise InputError(f"--correction is {correction}", expected="holm or bh")
-    named = {"base": base, "task": task, "budget.epochs": epochs, "audit": True if audit else None}
-    changes = _changes(set_, column, named)
-    found = evidence.recipes_of(sources, with_, changes)
+    named: dict[str, Any] = {"base": base, "task": task, "budget.epochs": epochs, "audit": audit}
+    if audit is False:
+        named["audit"] = []
+    found = evidence.recipes_of(sources, with_, _changes(set_, column, named))
+    if audit is None:
+        found = evidence.with_audits(found, evidence.say(quiet or json_))
     folder, values = evidence.compare_here(
         found, seeds, out, name, force, evidence.say(quiet or json_), on=on, workers=workers, correction=correction,
         store=store,
@@ -443,13 +451,14 @@ def claims_run(
     json_: Json = False,
 ) -> None:
     """Run a claim's experiment here, keep its result, and compare with the one that was stored."""
+    from ..claims.claim import of_paper
     from ..claims.page import render_claim
     from . import evidence
 
     where = evidence.claims_folder(folder)
-    for name in names:
+    for stem in dict.fromkeys(claim.stem for name in names for claim in of_paper(where, name)):
         claim, result, said = evidence.run_claim(
-            name, where, store or where / "store", evidence.say(json_), on=on, workers=workers
+            stem, where, store or where / "store", evidence.say(json_), on=on, workers=workers
         )
         _print(result if json_ else render_claim(claim, result), json_)
         if not json_:
@@ -464,15 +473,19 @@ def claims_show(
     json_: Json = False,
 ) -> None:
     """Show a claim: the paper's sentence in our words, the experiment, every seed's figure, the plot."""
-    from ..claims.claim import find
+    from ..claims.claim import find, of_paper
     from ..claims.page import render_claim
     from ..claims.settle import stored
     from . import evidence
 
     where = evidence.claims_folder(folder)
-    claim = find(where, name)
-    result = stored(where, claim)
-    _print({"claim": claim.stem, "result": result} if json_ else render_claim(claim, result, plot=plot), json_)
+    found = [find(where, name)] if plot else of_paper(where, name)
+    results = {claim.stem: stored(where, claim) for claim in found}
+    if json_:
+        _print([{"claim": stem, "result": result} for stem, result in results.items()], json_)
+        return
+    for claim in found:
+        _print(render_claim(claim, results[claim.stem], plot=plot), False)
 
 
 @claims_app.command("check")

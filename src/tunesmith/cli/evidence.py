@@ -60,6 +60,16 @@ def _with(source: str, name: str, changes: Mapping[str, Any]) -> Recipe:
     return recipes.make(recipes.override({"rows": {"train": source}, **technique}, changes))
 
 
+def with_audits(found: Mapping[str, Recipe], hear: Any) -> dict[str, Recipe]:
+    """Recipes that name no audits get those whose rows are on this machine; ``hear`` is told which are left out."""
+    from ..run.audit import audits_at_hand
+
+    names, left_out = audits_at_hand()
+    for name, rows in left_out.items():
+        hear(f"audit {name} is left out: {rows} would have to be fetched; --audit fetches it")
+    return {name: recipe if recipe.audit else recipe.updated({"audit": names}) for name, recipe in found.items()}
+
+
 def compare_here(
     found: dict[str, Recipe], seeds: int, out: Path, name: str | None, force: bool, hear: Any, **how: Any
 ) -> tuple[Path, dict[str, Any]]:

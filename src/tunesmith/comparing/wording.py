@@ -112,7 +112,8 @@ def pair(comparison: Mapping[str, Any], ours: str, theirs: str) -> dict[str, Any
         if (found["ours"], found["theirs"]) == (ours, theirs):
             return dict(found)
         if (found["ours"], found["theirs"]) == (theirs, ours):
-            turned = {"value": -found["value"], "low": -found["high"], "high": -found["low"]}
+            ends = {"value": "value", "low": "high", "high": "low"}  # one seed gives no interval, so that ends are None
+            turned = {end: None if found[other] is None else -found[other] for end, other in ends.items()}
             verdict = TURNED.get(found["verdict"], found["verdict"])
             return {**found, **turned, "ours": ours, "theirs": theirs, "verdict": verdict}
     return None

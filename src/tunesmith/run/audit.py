@@ -16,6 +16,7 @@ import torch
 from ..audits import Row
 from ..audits._texts import asked
 from ..data.encode import collator
+from ..data.packaged import open_rows
 from ..data.rows import read as read_rows
 from ..data.tasks import Encoding, Task
 from ..data.tasks.lm import LanguageModel
@@ -285,6 +286,32 @@ def chosen_audits(names: str | None) -> list[Chosen]:
         if name not in every:
             raise unknown("audit", name, every)
     return [every[name].choose() for name in wanted]
+
+
+def audits_at_hand() -> tuple[list[str], dict[str, str]]:
+    """Names of the audits whose rows are on this machine already, and for each other one the rows that it would fetch.
+
+    Nothing is fetched: an audit that nobody asked for is no reason to use the network.
+    """
+    names, left_out = [], {}
+    for name, part in of_kind("audit").items():
+        wanted = [source for source in part.choose().build().reads("") if not _at_hand(source)]
+        if wanted:
+            left_out[name] = ", ".join(wanted)
+        else:
+            names.append(name)
+    return names, left_out
+
+
+def _at_hand(source: str) -> bool:
+    kind, _, alias = source.partition(":")
+    if kind != "packaged":
+        return True
+    try:
+        open_rows(alias, offline=True)
+    except InputError:
+        return False
+    return True
 
 
 def audit(pair: BaseAndTuned, audits: Sequence[Chosen], say: Any = lambda text: None) -> dict[str, Any]:
