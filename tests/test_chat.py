@@ -34,8 +34,8 @@ def talker(bases: dict[str, Path], chat_file: Path, home: Path, tmp_path_factory
         patch.setattr("tunesmith.run.carry_out.prove", lambda *a: {})
         return tune(
             chat_file, base=str(folder), out=tmp_path_factory.mktemp("runs"), name="talk", progress="quiet",
-            adapter={"lora": {"rank": 8}}, optimizer=["clip_norm", {"adamw": {"lr": 0.05}}], batch={"rows": 8},
-            budget={"steps": 40, "epochs": None}, checks={"generate": 0},
+            adapter={"lora": {"rank": 8}}, optimizer=["clip_norm", {"adamw": {"lr": 0.01}}], schedule="constant", batch={"rows": 8},
+            budget={"steps": 60, "epochs": None}, checks={"generate": 0},
         )  # fmt: skip
 
 
