@@ -175,7 +175,7 @@ def test_it_goes_on_only_with_what_it_began_with(whole: Improved, tmp_path: Path
 
 OVER: dict[str, dict[str, Any]] = {
     "rest-em": {"maker.select.least": 0.0}, "rft": {"maker.select.least": 0.0}, "facttune": {"maker.pairs.gold": True},
-    "leti": {"judge.unit_tests.allow": "confined"},
+    "leti": {"judge.unit_tests.allow": "confined", "prompts": 4},
 }  # fmt: skip
 
 
@@ -183,7 +183,7 @@ OVER: dict[str, dict[str, Any]] = {
 def test_every_shipped_way_runs_for_a_step(path: Path, bases: dict[str, Path], tmp_path: Path) -> None:
     changes = {
         "base": str(bases["llama"]), "rows.train": table(16), "budget.steps": 1, "budget.epochs": None, "batch.rows": 2,
-        "rounds": 1, "tokens": 4, "prompts": 12, "checks.rows": 2, **OVER.get(path.stem, {}),
+        "rounds": 1, "tokens": 4, "prompts": 12, "checks.rows": 2, "length.over": "truncate", **OVER.get(path.stem, {}),
     }  # fmt: skip
     if plan.read(path).improve.samples > 1:
         changes["samples"] = 2
