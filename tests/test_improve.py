@@ -160,6 +160,21 @@ def test_a_kill_anywhere_changes_nothing(
     assert improve(str(folder), resume=True, progress="quiet").results == done.results
 
 
+def test_the_command_shows_every_round(
+    whole: Improved, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    from tunesmith.cli.commands import run
+
+    assert run(["improve", str(whole.folder), "--resume", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"folder": str(whole.folder), **whole.results}
+    assert run(["improve", str(whole.folder), "--resume", "--quiet"]) == 0
+    shown = capsys.readouterr().out
+    assert "all 2 rounds are done" in shown and "0.000 (0.000 to 0.000)" in shown
+    assert run(["improve", "smollm2-135m", "--judge", "exact_match"]) == 2
+    assert "no rows are given" in capsys.readouterr().err
+
+
 def test_it_goes_on_only_with_what_it_began_with(whole: Improved, tmp_path: Path) -> None:
     folder = tmp_path / "a"
     shutil.copytree(whole.folder, folder)

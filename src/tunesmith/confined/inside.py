@@ -45,19 +45,19 @@ queued forms, pidfd_send_signal. owners: chmod and chown, which Landlock leaves 
 """
 
 
-class Instruction(ctypes.Structure):
+class _Instruction(ctypes.Structure):
     _fields_ = [("code", ctypes.c_uint16), ("yes", ctypes.c_uint8), ("no", ctypes.c_uint8), ("k", ctypes.c_uint32)]
 
 
-class Program(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_uint16), ("filter", ctypes.POINTER(Instruction))]
+class _Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_uint16), ("filter", ctypes.POINTER(_Instruction))]
 
 
-class Ruleset(ctypes.Structure):
+class _Ruleset(ctypes.Structure):
     _fields_ = [("files", ctypes.c_uint64), ("network", ctypes.c_uint64), ("scoped", ctypes.c_uint64)]
 
 
-class Beneath(ctypes.Structure):
+class _Beneath(ctypes.Structure):
     _pack_ = 1
     _fields_ = [("rights", ctypes.c_uint64), ("folder", ctypes.c_int32)]
 
@@ -85,13 +85,13 @@ def own_folder(libc: Any, folder: str) -> None:
     if version < 1:
         raise OSError("no Landlock")
     known = (1 << 13 if version == 1 else 1 << 14 if version == 2 else 1 << 15 if version < 5 else 1 << 16) - 1
-    rules = Ruleset((READ | WRITE) & known, 0, 0)
+    rules = _Ruleset((READ | WRITE) & known, 0, 0)
     ruleset = libc.syscall(LANDLOCK_CREATE, ctypes.byref(rules), 8, 0)
     readable = {sys.base_prefix, sys.base_exec_prefix, "/usr/lib", "/usr/lib64", "/lib", "/lib64"}
     for path, rights in [*((p, READ) for p in sorted(readable)), (folder, READ | WRITE)]:
         if os.path.isdir(path):
             handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            rule = Beneath(rights & known, handle)
+            rule = _Beneath(rights & known, handle)
             if libc.syscall(LANDLOCK_ADD, ruleset, 1, ctypes.byref(rule), 0) != 0:
                 raise OSError("Landlock took no rule")
             os.close(handle)
@@ -111,8 +111,8 @@ def refuse_calls(libc: Any) -> None:
     for number in refused:
         lines += [(equal, 0, 1, number), (end, 0, 0, unknown if number == 435 else fail)]
     lines.append((end, 0, 0, allow))
-    filters = (Instruction * len(lines))(*(Instruction(*line) for line in lines))
-    program = Program(len(lines), filters)
+    filters = (_Instruction * len(lines))(*(_Instruction(*line) for line in lines))
+    program = _Program(len(lines), filters)
     if libc.prctl(SECCOMP, FILTER, ctypes.byref(program), 0, 0) != 0:
         raise OSError("seccomp does not hold")
 
