@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from ..data.encode import collator
-from ..data.reader import IGNORED, Reader
+from ..data.reader import Reader
 from ..data.rows import Rows
-from ..data.tasks import Encoding, Task
+from ..data.tasks import IGNORED, Encoding, Task
 from ..engine.generate import Sampling, generate
 from ..engine.precision import pick
 from ..engine.predict import Reading, features
