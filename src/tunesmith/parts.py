@@ -33,6 +33,8 @@ KINDS = {
     "verbaliser": "verbalisers",
     "audit": "audits",
     "experiment": "experiments",
+    "judge": "judges",
+    "maker": "makers",
 }
 """Kind -> folder of this package."""
 

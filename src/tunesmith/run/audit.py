@@ -45,7 +45,7 @@ class InMemory:
         self._originals = list(originals)
         self._records = [
             {"input_ids": p.input_ids, "labels": p.labels, "token_type_ids": p.token_type_ids, "words": p.words,
-             "views": p.views, "asked": p.asked}
+             "views": p.views, "asked": p.asked, "source": p.source, "rationale": p.rationale}
             for row in pieces for p in row
         ]  # fmt: skip
         self.rows = np.repeat(np.arange(len(pieces)), [len(row) for row in pieces])

@@ -155,7 +155,7 @@ def few(rows: Rows, task: Task, indices: np.ndarray, shots: int, seed: int) -> t
     Raises:
         InputError: the task has no classes.
     """
-    if task.name not in ("classify", "pair") or getattr(task, "multi", False):
+    if task.name not in ("classify", "pair") or getattr(task, "multi", False) or task.sources:
         raise InputError("rows cannot be drawn by label", where="rows.shots", expected="a task with one label a row")
     names = [label_name(v) for v in rows.column(task.columns["label"]).take(indices).to_pylist()]
     counts = dict.fromkeys(task.labels or [], 0)
