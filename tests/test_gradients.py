@@ -406,6 +406,14 @@ def test_what_cannot_be_told_apart_by_rows_is_refused() -> None:
         list(Loop(asks("private", family="t5", adapter=None, mask="everything", settings={"noise": 1.0})))
 
 
+def test_a_row_of_several_sequences_is_refused() -> None:
+    made = asks("private", settings={"noise": 1.0})
+    plain = made.collate
+    made.collate = lambda rows: {**plain(rows), "pairs": torch.zeros(1)}
+    with pytest.raises(InputError, match="one sequence a row"):
+        list(Loop(made))
+
+
 def test_private_needs_an_end_in_steps() -> None:
     with pytest.raises(InputError, match="the noise depends on the number of steps"):
         build("private").begin(nn.Linear(2, 2), Plan(100, 10, math.inf))

@@ -246,7 +246,9 @@ def test_eight_bits_keep_seven_powers_of_ten(signed: bool) -> None:
     back = decode(codes, scales, signed=signed)[: len(values)]
     assert codes.dtype == torch.uint8 and len(codes) == 1024 and len(scales) == 4
     near = values.abs() > 0.02 * values.abs().max()
-    assert ((back - values).abs() / values.abs())[near].max() < (0.07 if signed else 0.035), "half a code's distance at the low end of a power"
+    assert ((back - values).abs() / values.abs())[near].max() < (0.07 if signed else 0.035), (
+        "half a code's distance at the low end of a power"
+    )
     assert (back[values.abs() > 1e-5].sign() == values[values.abs() > 1e-5].sign()).all()
 
 

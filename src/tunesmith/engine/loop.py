@@ -30,7 +30,7 @@ from .components import components, layers_above
 from .health import WATCHED, Watch
 from .memory import is_out_of_memory, peak_bytes
 from .precision import arithmetic
-from .step import Step, count_units
+from .step import Step, Words, count_units
 from .step_log import StepLog, replay, why_no_log
 from .streaming import Stream
 
@@ -103,6 +103,7 @@ class Work:
         validate: gives the loss on held-out rows; None validates never.
         validations: validations in each epoch.
         mask: which of the model's own weights move, where the choice is made or changes in training.
+        words: makes ids of a text, for terms that put words around rows.
     """
 
     host: Host
@@ -125,6 +126,7 @@ class Work:
     validate: Callable[[], float] | None = None
     validations: int = 1
     mask: Mask | None = None
+    words: Words | None = None
 
 
 @dataclass
@@ -246,8 +248,9 @@ class Loop:
         moved = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
         keep = {what for term in self.work.losses for what in term.keeps}
         return Step(
-            self.work.host, moved, self.work.head, progress=self._progress(), keep=keep, moved=self.state.step > 0
-        )
+            self.work.host, moved, self.work.head, progress=self._progress(), keep=keep, moved=self.state.step > 0,
+            words=self.work.words,
+        )  # fmt: skip
 
     # ------------------------------------------------------------------ the loop
 
@@ -388,6 +391,8 @@ class Loop:
                 units = sum(count_units(b["labels"], self.work.head) for b in batches)
                 rows = sum(len(b["labels"]) for b in batches)
                 self.chooser.compare(batches, units)
+                if self.work.gradient.sums:
+                    _check_single(batches)
                 over = (1, 1) if self.work.gradient.sums else (units, rows)
                 losses = [self.closure(batch, over[0], rows=over[1]) for batch in batches]
                 return self._ask(losses) / (units / over[0]), units, int(self.work.rows.lengths[indices].sum())
@@ -609,6 +614,13 @@ class Loop:
         if self.state.stopped != "interrupted":
             self.chooser.harden()
         self.work.host.eval()
+
+
+def _check_single(batches: Sequence[dict[str, Tensor]]) -> None:
+    """A row of several sequences would be clipped and accounted for as several rows."""
+    if any("pairs" in b or len(b["labels"]) != len(b["input_ids"]) for b in batches):
+        raise InputError("gradient private needs one sequence a row, and here a row has several",
+                         fix="choose another task, or words of one token for a cloze")  # fmt: skip
 
 
 def _reversible(optimizer: torch.optim.Optimizer) -> bool:

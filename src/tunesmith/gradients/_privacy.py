@@ -73,7 +73,8 @@ def edgeworth_delta(epsilon: float, noise: float, rate: float, steps: int) -> fl
     """The delta at an epsilon, by the Edgeworth series of the summed log-likelihood ratio to order ``1/steps``.
 
     The larger of adding and removing a row. The series is an estimate and no bound: where few rows are drawn in few
-    steps the ratio is far from normal and the estimate can be too small.
+    steps the ratio is far from normal and the estimate can be too small: at a rate of 0.01, 300 steps, epsilon 8 and
+    delta 1e-5 it asks for a noise of 0.467, the numerical accountant for 0.516.
 
     Source: Wang, Gao, Zhang, Su and Shen 2022, arXiv:2206.04236, the approximate accountant.
     """
