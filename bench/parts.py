@@ -46,8 +46,7 @@ def measure(part: Part, seen: Watched) -> dict[str, Any]:
         scored = score(recipe, Path(folder), listen=lambda event: None)
     adapters = bool(scored.host.adapters)
     return {
-        "trained": scored.cost["trainable"], "share": scored.cost["trainable"] / scored.cost["parameters"],
-        **seen.read(), "folds": adapters and scored.host.why_not_fold() is None,
+        **seen.read(scored.cost["parameters"]), "folds": adapters and scored.host.why_not_fold() is None,
         "exports": adapters and why_not(scored.host) is None, "code": codes(recipe)[f"{part.kind}.{part.name}"],
     }  # fmt: skip
 
@@ -68,17 +67,19 @@ class Watched:
 
     def _see(self, optimizer: Any) -> None:
         if not self.seen or self.seen[-1][0] is not optimizer:
-            self.seen.append((optimizer, {"weights": 0, "gradients": 0, "optimizer": 0}))
+            self.seen.append((optimizer, {"trained": 0, "weights": 0, "gradients": 0, "optimizer": 0}))
         mine = [p for group in optimizer.param_groups for p in group["params"]]
         state = [t for p in mine for t in optimizer.state.get(p, {}).values() if hasattr(t, "element_size")]
         now = {"weights": mine, "gradients": [p.grad for p in mine if p.grad is not None], "optimizer": state}
         most = self.seen[-1][1]
+        most["trained"] = max(most["trained"], sum(p.numel() for p in mine))
         most |= {k: max(most[k], sum(t.numel() * t.element_size() for t in tensors)) for k, tensors in now.items()}
 
-    def read(self) -> dict[str, Any]:
-        """Bytes of the training, and of what went before it where a mask first tunes everything."""
+    def read(self, parameters: int) -> dict[str, Any]:
+        """Numbers and bytes of the training, and bytes of what went before it where a mask first tunes everything."""
         *before, (_, last) = self.seen
-        return {**last, "scout": max((sum(b.values()) for _, b in before), default=0)}
+        scout = max((sum(bytes_ for name, bytes_ in b.items() if name != "trained") for _, b in before), default=0)
+        return {**last, "share": last["trained"] / parameters, "scout": scout}
 
 
 def tests(part: Part) -> dict[str, Any] | None:

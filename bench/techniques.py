@@ -38,6 +38,6 @@ def _examples(task: str, identities: Identities) -> list[int]:
     prepared = identities.prepared(arena.find(task).recipe({"mask": "head"}))
     table, indices = prepared.parted.tables["train"], prepared.parted.indices["train"][:CONTEXT_ROWS]
     columns = prepared.task.columns
-    text = " ".join(f"{table[int(i)][columns['text']]}: {table[int(i)][columns['label']]}" for i in indices)
+    text = " ".join(": ".join(str(table[int(i)][c]) for c in columns.values()) for i in indices)
     ids: list[int] = prepared.reader.tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids

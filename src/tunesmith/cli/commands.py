@@ -236,7 +236,7 @@ def models(json_: Json = False) -> None:
 @app.command()
 def parts(
     kind: Annotated[
-        str | None, typer.Argument(help="adapter, mask, loss, gradient, optimizer, schedule or audit.")
+        str | None, typer.Argument(help="adapters, masks, losses, audits, ... (singular or plural).")
     ] = None,
     json_: Json = False,
 ) -> None:
