@@ -28,7 +28,7 @@ def rivals(
         options: of all recipes, e.g. ``{rows.limit: 128}``.
     """
     figures: dict[str, Figure] = {}
-    series = {}
+    series: dict[str, Any] = {}
     for name, other in others.items():
         found = paired(lab, technique=technique, baseline=other, tasks=tasks, options=options)
         figures |= {f"{name}.{figure}": value for figure, value in found.figures.items()}
