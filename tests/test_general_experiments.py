@@ -13,7 +13,7 @@ from labs import Asked, PlantedLab, classified, written
 from tunesmith.claims import claim as claims
 from tunesmith.comparing import arena
 from tunesmith.errors import InputError
-from tunesmith.experiments.aside import aside, read
+from tunesmith.experiments.aside import _read, aside
 from tunesmith.experiments.context import STILL, examples_in_context
 from tunesmith.experiments.over_rates import over_rates
 from tunesmith.experiments.rivals import rivals
@@ -70,11 +70,11 @@ def test_a_figure_aside_is_compared_with_the_score_beside_it() -> None:
 def test_what_an_audit_found_and_a_metric_are_figures() -> None:
     found = {"findings": [{"audit": "forgetting", "figure": "loss", "change": {"value": 0.25}}]}
     result = scored(0.7, audit=found, health={"validation_loss": 0.3})
-    assert read(result, "audit.forgetting.loss") == 0.25 and read(result, "scores.accuracy") == pytest.approx(0.7)
-    assert read(result, "health.validation_loss") == 0.3
+    assert _read(result, "audit.forgetting.loss") == 0.25 and _read(result, "scores.accuracy") == pytest.approx(0.7)
+    assert _read(result, "health.validation_loss") == 0.3
     for wrong in ("cost.gold", "audit.forgetting.joy", "texts.x"):
         with pytest.raises(InputError, match="no figure"):
-            read(result, wrong)
+            _read(result, wrong)
 
 
 def test_a_figure_that_is_not_above_zero_has_no_ratio() -> None:

@@ -36,7 +36,7 @@ def aside(
     recipes = [lab.recipe(task, side, **options) for side in (technique, baseline) for task in tasks]
     found = lab.results(*recipes)
     ours, theirs = found[: len(tasks)], found[len(tasks) :]
-    sides = [[[read(result, figure) for result in results] for results in side] for side in (ours, theirs)]
+    sides = [[[_read(result, figure) for result in results] for results in side] for side in (ours, theirs)]
     pairs = [(a, b) for one, other in zip(*sides, strict=True) for a, b in zip(one, other, strict=True)]
     figures: dict[str, Figure] = {
         "score": mean_of([difference(a, b, task) for a, b, task in zip(ours, theirs, tasks, strict=True)], "score"),
@@ -53,7 +53,7 @@ def aside(
     return Outcome(figures, series, (f"task: {', '.join(tasks)}", figure))
 
 
-def read(result: Any, figure: str) -> float:
+def _read(result: Any, figure: str) -> float:
     """A figure of a result by its dotted name.
 
     Raises:
