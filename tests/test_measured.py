@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -90,9 +91,9 @@ def test_verdicts_are_those_of_the_claims() -> None:
 def text(shown: Any, width: int = 200) -> str:
     from rich.console import Console
 
-    console = Console(width=width, record=True, quiet=True)
-    console.print(shown)
-    return console.export_text()
+    stream = io.StringIO()
+    Console(width=width, file=stream).print(shown)
+    return stream.getvalue()
 
 
 @pytest.mark.parametrize(("kind", "parts_of"), [("adapters", "adapter"), ("adapter", "adapter"), ("masks", "mask")])
