@@ -39,6 +39,7 @@ figures: $(VENV)/.ready
 	$(BIN)/python bench/parts.py --only
 	$(BIN)/python bench/adapters_page.py
 	$(BIN)/python bench/evidence.py
+	$(BIN)/python bench/robust.py --render
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

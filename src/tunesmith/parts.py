@@ -32,6 +32,8 @@ KINDS = {
     "schedule": "schedules",
     "audit": "audits",
     "experiment": "experiments",
+    "judge": "judges",
+    "maker": "makers",
 }
 """Kind -> folder of this package."""
 

@@ -14,14 +14,14 @@ import pyarrow as pa
 
 from ..errors import InputError
 from ..storage import atomic_file, cache_home, hash_json
-from .reader import IGNORED, Reader
+from .reader import Reader
 from .rows import Rows
-from .tasks import Encoding, Task
+from .tasks import IGNORED, Encoding, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION = 3
+VERSION = 4
 """Raised when encoding changes, so that an older one is not taken from the cache."""
 
 _CHUNK = 1000
@@ -182,6 +182,7 @@ class _Tally:
             )  # fmt: skip
         record = {"input_ids": piece.input_ids, "labels": piece.labels, "row": row, "units": units}
         other = piece.other
+        record |= {"source": piece.source, "rationale": piece.rationale}
         record |= {"good": piece.good, "controlled": piece.controlled, "other_ids": other and other.input_ids}
         record["other_labels"] = other and other.labels
         record["length"] = (
@@ -224,7 +225,7 @@ def _schema(task: Task) -> pa.Schema:
     return pa.schema([
         ("input_ids", ids), ("labels", label), ("token_type_ids", ids), ("words", ids), ("row", pa.int64()),
         ("units", pa.int32()), ("length", pa.int32()), ("good", pa.bool_()), ("controlled", pa.bool_()),
-        ("other_ids", ids), ("other_labels", ids),
+        ("other_ids", ids), ("other_labels", ids), ("source", pa.int32()), ("rationale", ids),
     ])  # fmt: skip
 
 
@@ -251,6 +252,12 @@ def collator(task: Task, pad_id: int) -> Callable[[Sequence[Mapping[str, Any]]],
         batch["labels"] = pad(labels, IGNORED) if task.per_token else torch.tensor(labels)
         if batch["labels"].dtype == torch.float64:
             batch["labels"] = batch["labels"].float()
+        if rows[0].get("rationale") is not None:
+            batch["rationale"] = pad([row["rationale"] for row in rows], IGNORED)
+        if rows[0].get("source") is not None:
+            batch["source"] = torch.tensor([row["source"] for row in rows])
+            if not task.per_token:
+                batch["choices"] = torch.tensor(getattr(task, "choices")())[batch["source"]]  # noqa: B009
         return batch | {name: torch.tensor(values) for name, values in rated.items()}
 
     return collate

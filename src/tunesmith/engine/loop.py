@@ -28,7 +28,7 @@ from .choosing import Chooser
 from .health import WATCHED, Watch
 from .memory import is_out_of_memory, peak_bytes
 from .precision import arithmetic
-from .step import Step, count_units
+from .step import Step, Words, count_units
 
 
 class Rows(Protocol):
@@ -99,6 +99,7 @@ class Work:
         validate: gives the loss on held-out rows; None validates never.
         validations: validations in each epoch.
         mask: which of the model's own weights move, where the choice is made or changes in training.
+        words: makes ids of a text, for terms that put words around rows.
     """
 
     host: Host
@@ -121,6 +122,7 @@ class Work:
     validate: Callable[[], float] | None = None
     validations: int = 1
     mask: Mask | None = None
+    words: Words | None = None
 
 
 @dataclass
@@ -215,8 +217,9 @@ class Loop:
         moved = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
         keep = {what for term in self.work.losses for what in term.keeps}
         return Step(
-            self.work.host, moved, self.work.head, progress=self._progress(), keep=keep, moved=self.state.step > 0
-        )
+            self.work.host, moved, self.work.head, progress=self._progress(), keep=keep, moved=self.state.step > 0,
+            words=self.work.words,
+        )  # fmt: skip
 
     # ------------------------------------------------------------------ the loop
 

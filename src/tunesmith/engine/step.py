@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -26,11 +26,23 @@ from .passes import (
     mlp_inputs,
 )
 
+NEVER = -1e4
+"""The logit of a class that a row cannot have: a probability of 0 in every precision."""
+
 IGNORED = -100
 """The label of a place where nothing is supervised."""
 
-NOT_INPUTS = ("labels", "good", "pairs", "controlled")
+NOT_INPUTS = ("labels", "good", "pairs", "controlled", "source", "choices", "rationale")
 """What a batch holds for the losses; the model does not see it."""
+
+
+class Words(Protocol):
+    """A tokenizer, as far as a loss needs it."""
+
+    @property
+    def around(self) -> tuple[list[int], list[int]]: ...
+
+    def ids(self, text: str) -> list[int]: ...
 
 
 def supervised(labels: Tensor, head: str) -> Tensor | None:
@@ -63,6 +75,7 @@ class Step:
         progress: share of the run that lies behind, 0 to 1.
         keep: what the main pass keeps for the losses that ask for it (``states``, ``activations``).
         moved: whether training has begun, so that the model's own weights may not be the base's any more.
+        words: makes ids of a text, for terms that put words around rows.
     """
 
     def __init__(
@@ -74,6 +87,7 @@ class Step:
         progress: float = 0.0,
         keep: Collection[str] = (),
         moved: bool = False,
+        words: Words | None = None,
     ):
         self.host = host
         self.batch = batch
@@ -82,6 +96,7 @@ class Step:
         self.labels = batch["labels"]
         self.mask = supervised(self.labels, head)
         self.moved = moved
+        self._words = words
         self._keep = frozenset(keep)
         self._draws = 0
 
@@ -175,6 +190,8 @@ class Step:
                 changes = {**changes, "output_hidden_states": True}
             output = call(self.host, self._inputs(changes), weights)
         logits = output.logits if self.mask is None or self._writes else output.logits[self.mask]
+        if "choices" in self.batch:
+            logits = logits.masked_fill(~self.batch["choices"], NEVER)
         states = layer_states(output) if STATES in keep else []
         return Pass(logits, hidden[-1], self._features, states, activations)
 
@@ -216,7 +233,7 @@ class Step:
 
     def on(self, batch: dict[str, Tensor]) -> Step:
         """Another batch, seen by the same model."""
-        return Step(self.host, batch, self.head, progress=self.progress, moved=self.moved)
+        return Step(self.host, batch, self.head, progress=self.progress, moved=self.moved, words=self._words)
 
     # ------------------------------------------------------------------ what else a loss may ask for
 
@@ -239,6 +256,34 @@ class Step:
     def names(self) -> list[str]:
         """The names of the outputs of a head with classes."""
         return list((getattr(self.host.model.config, "id2label", None) or {}).values())
+
+    @property
+    def places(self) -> int | None:
+        """Most places of a row that the model can read, as far as its configuration says."""
+        return getattr(self.host.model.config, "max_position_embeddings", None)
+
+    def tokens(self, text: str) -> list[int]:
+        """A text as ids of the base's tokenizer, without special tokens.
+
+        Raises:
+            RunError: the step was made without a tokenizer.
+        """
+        return self._tokenizer.ids(text)
+
+    @property
+    def around(self) -> tuple[list[int], list[int]]:
+        """The ids that the base's tokenizer puts before and behind every text.
+
+        Raises:
+            RunError: the step was made without a tokenizer.
+        """
+        return self._tokenizer.around
+
+    @property
+    def _tokenizer(self) -> Words:
+        if self._words is None:
+            raise RunError("a term of the loss needs the tokenizer, which this loop was not given")
+        return self._words
 
     @property
     def special(self) -> list[int]:

@@ -130,6 +130,17 @@ class Step(Protocol):
     def names(self) -> list[str]:
         """The names of the classes."""
 
+    @property
+    def places(self) -> int | None:
+        """Most places of a row that the model can read, as far as its configuration says."""
+
+    def tokens(self, text: str) -> list[int]:
+        """A text as ids of the base's tokenizer, without special tokens."""
+
+    @property
+    def around(self) -> tuple[list[int], list[int]]:
+        """The ids that the base's tokenizer puts before and behind every text."""
+
     def other(self, model: Any, keep: Collection[str] = ()) -> Any:
         """What another model says of the same batch (`Pass` with ``states``), without gradient and drop-out."""
 

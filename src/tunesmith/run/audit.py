@@ -44,7 +44,8 @@ class InMemory:
     def __init__(self, pieces: Sequence[Sequence[Encoding]], originals: Sequence[Row]):
         self._originals = list(originals)
         self._records = [
-            {"input_ids": p.input_ids, "labels": p.labels, "token_type_ids": p.token_type_ids, "words": p.words}
+            {"input_ids": p.input_ids, "labels": p.labels, "token_type_ids": p.token_type_ids, "words": p.words,
+             "source": p.source, "rationale": p.rationale}
             for row in pieces for p in row
         ]  # fmt: skip
         self.rows = np.repeat(np.arange(len(pieces)), [len(row) for row in pieces])

@@ -379,6 +379,7 @@ def _work(made: Trained) -> Work:
         validate=(lambda: _validation_loss(made, validation)) if len(validation) else None,
         validations=recipe.checks.validations,
         mask=recipe.mask.build() if recipe.mask else None,
+        words=made.prepared.reader,
     )
 
 
