@@ -512,6 +512,13 @@ def poft(step: Step, term: Any) -> Tensor:
     return mean(each)
 
 
+def margin_ranking(step: Step, term: Any) -> Tensor:
+    each = []
+    for z, y in zip(logits(step), step.labels, strict=True):
+        each.append(sum(max(term.margin - z[int(y)] + z[c], z[c] * 0) for c in range(len(z)) if c != int(y)))
+    return mean(each)
+
+
 def prompt_agnostic(step: Step, term: Any) -> Tensor:
     """Row by row, with the words put around it by hand."""
     before, after = (said(words) for words in term.templates[term.drawn()])
@@ -675,6 +682,8 @@ LINES = {
     "unlikelihood": Line(GOOD, unlikelihood, {"alpha": 0.7}),
     "conditional_training": Line(("controlled",), cross_entropy),
     "poft": Line(CAUSAL, poft),
+    "margin_ranking": Line(ROWS, margin_ranking, {"margin": 0.7}),
+    "prompted_pretraining": Line((), nothing),  # its batches are a cloze's: tests/test_cloze.py
     "prompt_agnostic": Line((*ROWS, "several", "number", *CAUSAL), prompt_agnostic, {"templates": ["Q {text} A", "{text}!"]}),
     "entity_masking": Line(("tag",), entity_masking, {"outside": ["LABEL_0"]}, held="the embeddings are held fixed"),
     "rationale_supervision": Line(ROWS, rationale_supervision, {"marking": 0.7}),

@@ -30,6 +30,7 @@ KINDS = {
     "gradient": "gradients",
     "optimizer": "optimizers",
     "schedule": "schedules",
+    "verbaliser": "verbalisers",
     "audit": "audits",
     "experiment": "experiments",
     "judge": "judges",

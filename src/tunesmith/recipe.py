@@ -80,6 +80,9 @@ class RowsFrom(_Strict):
         default=None, description="column whose values are never split between train and held-out rows"
     )
     limit: Count | None = Field(default=None, description="use only this many rows, drawn by the seed")
+    shots: Count | None = Field(
+        default=None, description="train on this many rows of each label, drawn by the seed; as many for validation"
+    )
     seed: Whole = Field(
         default=0,
         description="seed of the split and the draw; apart from the run's, so that runs of other seeds compare",

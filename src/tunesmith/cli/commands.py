@@ -89,6 +89,9 @@ def tune(
     minutes: Annotated[float | None, typer.Option(help="Wall time of training.")] = None,
     length: Annotated[int | None, typer.Option(help="Most tokens of a row.")] = None,
     over_length: Annotated[str | None, typer.Option(help="truncate, drop or stop.")] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Take so many rows a label; prompt or head by what is measured on them.", min=2)
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Every random choice comes from it.")] = None,
     audit: Annotated[bool, typer.Option("--audit", help="Measure what tuning broke, too.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
@@ -105,14 +108,17 @@ def tune(
     changes = _changes(set_, column, {
         "base": base, "task": task, "adapter": adapter, "mask": mask, "budget.epochs": epochs, "budget.steps": steps,
         "budget.minutes": minutes, "length.max": length, "length.over": over_length, "seed": seed,
-        "audit": True if audit else None,
+        "audit": True if audit else None, "rows.shots": shots,
     })  # fmt: skip
+    if shots and not any(key.startswith(("budget.", "batch.")) for key in changes):
+        changes |= {"budget.epochs": 20.0, "batch.rows": 8}  # three passes over a few rows are a handful of steps
     recipe = _recipe(source, changes)
     if dry_run:
         _print(plan(recipe, json_), json_)
         return
     style = "json" if json_ else "quiet" if quiet else "auto"
-    _print(tune_here(recipe, out, name, force=force, resume=resume, style=style, as_json=json_), json_)
+    decide = shots is not None and not resume
+    _print(tune_here(recipe, out, name, force=force, resume=resume, style=style, as_json=json_, decide=decide), json_)
 
 
 def _recipe(source: str, changes: dict[str, Any]) -> Any:

@@ -6,23 +6,35 @@ from pathlib import Path
 from typing import Any
 
 from ..recipe import Recipe
+from ..storage import write_json
 
 
 def tune_here(
-    recipe: Recipe, out: Path, name: str | None, *, force: bool, resume: bool, style: str, as_json: bool
+    recipe: Recipe, out: Path, name: str | None, *, force: bool, resume: bool, style: str, as_json: bool, decide: bool
 ) -> Any:
-    """Carry the recipe out, and give the report for the screen or as JSON."""
+    """Carry the recipe out, and give the report for the screen or as JSON.
+
+    With ``decide``, prompt or head is chosen first by what is measured on the few rows; ``choice.json`` keeps it.
+    """
     from ..run.api import start
     from ..run.events import listener
 
+    choice = None
+    if decide:
+        from ..run.few_shot import choose
+
+        choice = choose(recipe, listen=listener(style))
+        recipe = choice.recipe
     run = start(recipe, out, name, listen=listener(style), force=force, resume=resume)
+    if choice:
+        write_json(run.folder / "choice.json", choice.to_dict())
     if as_json:
-        return {"folder": str(run.folder), **run.results}
+        return {"folder": str(run.folder), **run.results, **({"choice": choice.to_dict()} if choice else {})}
     from rich.console import Group
     from rich.text import Text
 
     hint = f"kept in {run.folder}: report.html, card.md, {run.artefact.name}/"
-    return Group(run.report(), Text(hint))
+    return Group(run.report(), *(Text(line) for line in (choice.lines if choice else ())), Text(hint))
 
 
 def plan(recipe: Recipe, as_json: bool) -> Any:

@@ -14,9 +14,11 @@ import pyarrow as pa
 
 from ..errors import InputError
 from ..storage import atomic_file, cache_home, hash_json
+from . import blanks
 from .reader import Reader
 from .rows import Rows
 from .tasks import IGNORED, Encoding, Task
+from .tasks.classify import Classify
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -188,6 +190,8 @@ class _Tally:
         record["length"] = (
             len(other.input_ids if other else ()) + len(piece.input_ids) + (len(piece.labels) if self._two_sides else 0)
         )
+        if piece.views is not None:
+            record |= {"views": piece.views, "asked": piece.asked, "length": sum(len(ids) for ids in piece.views)}
         return {**record, "token_type_ids": piece.token_type_ids, "words": piece.words}
 
     @property
@@ -222,10 +226,11 @@ def _schema(task: Task) -> pa.Schema:
     elif task.loss == "squared_error":
         label = pa.float64()
     ids = pa.list_(pa.int32())
+    views = [("views", pa.list_(ids)), ("asked", pa.list_(ids))] if "cloze" in task.settings else []
     return pa.schema([
         ("input_ids", ids), ("labels", label), ("token_type_ids", ids), ("words", ids), ("row", pa.int64()),
         ("units", pa.int32()), ("length", pa.int32()), ("good", pa.bool_()), ("controlled", pa.bool_()),
-        ("other_ids", ids), ("other_labels", ids), ("source", pa.int32()), ("rationale", ids),
+        ("other_ids", ids), ("other_labels", ids), ("source", pa.int32()), ("rationale", ids), *views,
     ])  # fmt: skip
 
 
@@ -243,6 +248,8 @@ def collator(task: Task, pad_id: int) -> Callable[[Sequence[Mapping[str, Any]]],
         return torch.tensor([[*v, *[fill] * (width - len(v))] for v in values])
 
     def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        if isinstance(task, Classify) and task.blanks is not None:
+            return blanks.collate(rows, task.blanks, pad_id)
         rows, rated = _answers(rows)
         ids = [row["input_ids"] for row in rows]
         batch = {"input_ids": pad(ids, pad_id), "attention_mask": pad([[1] * len(i) for i in ids], 0)}

@@ -270,6 +270,56 @@ class Reader:
         """The ids of a text that the model is to go on with."""
         return self._begin() + self.ids(text)
 
+    # ------------------------------------------------------------------ blanks
+
+    @property
+    def mask(self) -> str:
+        """The token that stands for a blank.
+
+        Raises:
+            InputError: the tokenizer has none.
+        """
+        if self.tokenizer.mask_token is None:
+            raise InputError(
+                "the tokenizer has no mask token", where=self.tokenizer.name_or_path or None,
+                expected="one with a mask_token, as masked language models have it",
+            )  # fmt: skip
+        return str(self.tokenizer.mask_token)
+
+    def spanned(self, before: str, inside: str, after: str) -> tuple[list[int], list[int]]:
+        """The ids of a text of three pieces, read as one, and the places of the tokens in the middle piece."""
+        whole, start, stop = before + inside + after, len(before), len(before) + len(inside)
+        special = self.architecture != "decoder"
+        read = self.tokenizer(whole, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+        begin = [] if special else self._begin()
+        places = [i + len(begin) for i, (a, b) in enumerate(read["offset_mapping"]) if a < stop and max(a, start) < b]
+        return [*begin, *read["input_ids"]], places
+
+    def word(self, word: str, spaced: bool) -> list[int]:
+        """The ids of a word in a text, behind a space or at the beginning of a line.
+
+        Raises:
+            InputError: the tokenizer does not know it.
+        """
+        before = "a" if spaced else "a\n"
+        until, both = self.ids(before), self.ids(f"a {word}" if spaced else before + word)
+        found = both[len(until) :] if both[: len(until)] == until else self.ids(word)
+        if not found or self.tokenizer.unk_token_id in found:
+            raise InputError(
+                f"word {word!r} is not in the base's vocabulary", where="task.cloze.words",
+                expected="words that it knows", fix="write others: task.cloze.words.LABEL=WORD",
+            )  # fmt: skip
+        return found
+
+    def size(self, text: str) -> int:
+        """Number of tokens of a text by itself."""
+        return len(self.ids(text))
+
+    def first_tokens(self, text: str, count: int) -> str:
+        """A text without what follows its first tokens."""
+        read = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return text[: read["offset_mapping"][:count][-1][1]] if len(read["input_ids"]) > count else text
+
     # ------------------------------------------------------------------ helpers
 
     @cached_property

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError, RunError
 from ..host import Host
+from . import cloze
 from .passes import (
     ACTIVATIONS,
     STATES,
@@ -32,8 +33,11 @@ NEVER = -1e4
 IGNORED = -100
 """The label of a place where nothing is supervised."""
 
-NOT_INPUTS = ("labels", "good", "pairs", "controlled", "source", "choices", "rationale")
+NOT_INPUTS = ("labels", "good", "pairs", "controlled", "source", "choices", "rationale", *cloze.PLAN)
 """What a batch holds for the losses; the model does not see it."""
+
+ROW_HEADS = ("sequence-classification", *cloze.HEADS)
+"""The heads that give one answer a row."""
 
 
 class Words(Protocol):
@@ -50,7 +54,7 @@ def supervised(labels: Tensor, head: str) -> Tensor | None:
 
     A causal model predicts the next token, so its mask lies one place to the left of the labels.
     """
-    if head == "sequence-classification":
+    if head in ROW_HEADS:
         return None
     if head != "causal-lm":
         return labels != IGNORED
@@ -71,7 +75,8 @@ class Step:
     Args:
         host: the model with its parts.
         batch: tensors on the model's device; ``labels`` among them.
-        head: the kind of head: ``sequence-classification``, ``token-classification``, ``causal-lm``, ``seq2seq-lm``.
+        head: the kind of head: ``sequence-classification``, ``token-classification``, ``causal-lm``, ``seq2seq-lm``,
+            ``masked-cloze`` or ``causal-cloze``, whose batch says what is asked where (`cloze`).
         progress: share of the run that lies behind, 0 to 1.
         keep: what the main pass keeps for the losses that ask for it (``states``, ``activations``).
         moved: whether training has begun, so that the model's own weights may not be the base's any more.
@@ -183,13 +188,14 @@ class Step:
             change = embed if shift is None else lambda e: e + shift
             stack.enter_context(embedded(self.host.model, change))
             activations = stack.enter_context(mlp_inputs(self.host, ACTIVATIONS in keep))
-            if self._writes:
-                assert self.mask is not None
-                stack.enter_context(self.host.head_only_at(self.mask))
+            if self._places is not None:
+                stack.enter_context(self.host.head_only_at(self._places))
             if STATES in keep:
                 changes = {**changes, "output_hidden_states": True}
             output = call(self.host, self._inputs(changes), weights)
         logits = output.logits if self.mask is None or self._writes else output.logits[self.mask]
+        if self.head in cloze.HEADS:
+            logits = cloze.class_scores(logits, self.batch)
         if "choices" in self.batch:
             logits = logits.masked_fill(~self.batch["choices"], NEVER)
         states = layer_states(output) if STATES in keep else []
@@ -331,7 +337,28 @@ class Step:
         """Whether the head is a language model's, whose logits are too many to be held at every place."""
         return self.head in ("causal-lm", "seq2seq-lm")
 
+    @property
+    def _places(self) -> Tensor | None:
+        """Where a language model's head is applied; None for any other head, which is applied everywhere."""
+        return cloze.places(self.batch) if self.head in cloze.HEADS else self.mask if self._writes else None
+
+    def vocabulary(self, places: Tensor, **changes: Any) -> Tensor:
+        """A language model's logits over its vocabulary at other places, from a pass of its own.
+
+        Args:
+            places: bool of the shape of ``input_ids``.
+            changes: what replaces parts of the batch.
+
+        Returns:
+            (places, vocabulary), row by row.
+        """
+        with self.host.head_only_at(places):
+            found: Tensor = self.host(**self._inputs(changes)).logits
+        return found
+
     def _features(self, hidden: Tensor) -> Tensor:
+        if self.head in cloze.HEADS:
+            return cloze.row_means(hidden, self.batch)
         if self.mask is not None:
             return hidden[self.mask]
         there = self.attended.unsqueeze(-1).to(hidden.dtype)

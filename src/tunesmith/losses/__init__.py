@@ -35,7 +35,8 @@ class Step(Protocol):
 
     @property
     def head(self) -> str:
-        """``sequence-classification``, ``token-classification``, ``causal-lm`` or ``seq2seq-lm``."""
+        """``sequence-classification``, ``token-classification``, ``causal-lm``, ``seq2seq-lm``, or a cloze's:
+        ``masked-cloze``, ``causal-cloze``."""
 
     @property
     def progress(self) -> float:
@@ -149,6 +150,9 @@ class Step(Protocol):
 
     def forward(self, **changes: Any) -> Any:
         """Another forward pass of the model, with parts of the batch replaced; its own output object."""
+
+    def vocabulary(self, places: Tensor, **changes: Any) -> Tensor:
+        """A language model's logits over its vocabulary at other places, (places, vocabulary), from another pass."""
 
     def base(self) -> Tensor:
         """The base model's logits at the same places, without gradient; the term has ``compares = True``."""

@@ -28,6 +28,7 @@ from ..data.encode import collator
 from ..engine.loop import Budget, Loop, Work
 from ..engine.precision import pick
 from ..engine.predict import Reading, features, read
+from ..engine.step import ROW_HEADS
 from ..errors import InputError, Interrupted, RunError
 from ..evaluation.answers import Answers
 from ..host import Host
@@ -386,7 +387,7 @@ def _work(made: Trained) -> Work:
 def _validation_loss(made: Trained, rows: Any) -> float:
     """The task's own loss on the validation rows."""
     outputs = read(made.reading, rows)
-    if made.prepared.head != "sequence-classification":
+    if made.prepared.head not in ROW_HEADS:
         return float(outputs.loss.sum() / max(1, outputs.units.sum()))
     logits = torch.from_numpy(outputs.logits).float()
     labels = torch.tensor(labels_of(rows))

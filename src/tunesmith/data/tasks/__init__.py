@@ -35,6 +35,8 @@ class Encoding:
         good: for a rated answer, whether it is a good one.
         other: the worse answer to the same prompt.
         controlled: whether a mark of its kind stands before the prompt.
+        views: for a cloze, all the sequences that the row becomes; ``input_ids`` is the first.
+        asked: for a cloze, what is asked in them: sequences, places, tokens and words, in four lists.
         source: which of several tasks the row belongs to, by its place in the task's ``sources``.
         rationale: for each token, whether it is part of the reason for the label; -100 where that is not known.
     """
@@ -48,6 +50,8 @@ class Encoding:
     good: bool | None = None
     other: Encoding | None = None
     controlled: bool | None = None
+    views: list[list[int]] | None = None
+    asked: list[list[int]] | None = None
     source: int | None = None
     rationale: list[int] | None = None
 

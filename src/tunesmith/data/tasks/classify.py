@@ -3,9 +3,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import InputError
+from .. import cloze
+from ..blanks import Cloze
 from ..rows import Rows
 from . import IGNORED, Encoding, Task
 
@@ -21,6 +24,9 @@ class Classify(Task):
 
     Where a column tells several tasks apart (``source``), each row is answered among its own task's labels, which get
     the task's name in front. A column of reasons (``rationale``: words or passages of the text) marks tokens.
+
+    Settings: ``multi``, whether a row can have several; ``cloze`` tells classes by filling a blank in place of a new
+    head (`tunesmith.data.cloze`).
     """
 
     name = "classify"
@@ -38,7 +44,34 @@ class Classify(Task):
         "decoder": "sequence-classification",
         "encoder-decoder": "sequence-classification",
     }
-    options: ClassVar[Mapping[str, Any]] = {"multi": None}
+    options: ClassVar[Mapping[str, Any]] = {"multi": None, "cloze": None}
+
+    def __init__(
+        self,
+        columns: Mapping[str, str],
+        *,
+        labels: Sequence[str] | None = None,
+        options: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
+        sources: Sequence[str] | None = None,
+    ):
+        options = dict(options or {})
+        form = options.pop("cloze", None)
+        super().__init__(columns, labels=labels, options=options, notes=notes, sources=sources)
+        self.settings.pop("cloze")  # a task with a head of its own says nothing of it
+        if form is not None and form is not False:
+            self.settings["cloze"] = cloze.check(form)
+
+    @cached_property
+    def blanks(self) -> Cloze | None:
+        """The settled cloze; None where the task has a head of its own."""
+        return Cloze.read(self.settings["cloze"], self.labels or []) if "cloze" in self.settings else None
+
+    def head(self, architecture: str) -> str:
+        if "cloze" not in self.settings:
+            return super().head(architecture)
+        cloze.templates(self.settings["cloze"], architecture, pairs="second" in self.columns)
+        return cloze.HEADS[architecture]
 
     @property
     def multi(self) -> bool:
@@ -77,6 +110,9 @@ class Classify(Task):
                 f"column {column!r} holds {len(counts):,} different labels in {len(rows):,} rows", where=rows.source,
                 expected="a label that repeats", fix="name another column, --column label=NAME, or another --task",
             )  # fmt: skip
+        if "cloze" in self.settings and (self.multi or self.sources or "rationale" in self.columns):
+            found = "a row can have several labels" if self.multi else "rows have a source or reasons"
+            raise InputError(found, where=rows.source, expected="one text, or two, and one label a row for a cloze")
         self.labels = sorted(counts, key=_order)
         common = ", ".join(f"{name} {n:,}" for name, n in counts.most_common(6))
         self.notes.append(f"{len(counts)} labels{' (several a row)' if self.multi else ''}: {common}")
@@ -95,7 +131,10 @@ class Classify(Task):
     def encode(self, rows: Sequence[Mapping[str, Any]], reader: Reader) -> list[list[Encoding]]:
         texts = [str(self.value(row, "text")) for row in rows]
         seconds = [str(self.value(row, "second")) for row in rows] if "second" in self.columns else None
-        encodings = reader.texts(texts, seconds)
+        if self.blanks is not None:
+            encodings = self.blanks.encode(texts, seconds or [""] * len(texts), reader)
+        else:
+            encodings = reader.texts(texts, seconds)
         for encoding, row in zip(encodings, rows, strict=True):
             encoding.source, encoding.labels = self.source(row), self._label(row)
         if "rationale" in self.columns:

@@ -16,4 +16,4 @@ class Pair(Classify):
         "label": Classify.roles["label"],
         "source": (),
     }
-    options: ClassVar[Mapping[str, Any]] = {"multi": False}
+    options: ClassVar[Mapping[str, Any]] = {"multi": False, "cloze": None}
