@@ -76,7 +76,7 @@ def edgeworth_delta(epsilon: float, noise: float, rate: float, steps: int) -> fl
     steps the ratio is far from normal and the estimate can be too small: at a rate of 0.01, 300 steps, epsilon 8 and
     delta 1e-5 it asks for a noise of 0.467, the numerical accountant for 0.516.
 
-    Source: Wang, Gao, Zhang, Su and Shen 2022, arXiv:2206.04236, the approximate accountant.
+    Source: Wang et al. 2022, arXiv:2206.04236, the approximate accountant.
     """
     without, other = (_cumulants(noise, rate, which) for which in ("without", "with"))
     added = _tail(epsilon, other, steps) - math.exp(epsilon) * _tail(epsilon, without, steps)

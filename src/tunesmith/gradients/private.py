@@ -24,7 +24,8 @@ class Private(Gradient):
     and accounted for as if drawn independently. Large batches and high rates help, and a task form that the base knows.
 
     Source: Li et al. 2021, arXiv:2110.05679, sec. 4 (ghost clipping); Bu et al. 2022, arXiv:2210.00038 (one pass);
-    Wang et al. 2022, arXiv:2206.04236, and Behnia et al. 2022, arXiv:2210.15042 (the Edgeworth accountant).
+    Wang et al. 2022, arXiv:2206.04236, and Behnia et al. 2022, "Privately Fine-Tuning Large Language Models with
+    Differential Privacy" (the Edgeworth accountant).
 
     Settings:
         clip: highest L2 norm of a row's gradient.

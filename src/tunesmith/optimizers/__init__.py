@@ -42,7 +42,7 @@ class Stepper:
 
     Settings:
         layer_decay: factor of the rate for each layer below the top, embeddings lowest of all; None for none
-            (Clark et al. 2020, arXiv:2003.10555, appendix A).
+            (Clark et al. 2020, arXiv:2003.10555).
 
     Attributes:
         lr: the highest learning rate of the run, which the schedule scales; None in a recipe takes the rate that the

@@ -15,7 +15,7 @@ class ClipComponent(Transform):
     A component is all tensors of one role (the query matrices of all layers, their biases, the head, the embeddings);
     the tensors of an adapter by role of site and name.
 
-    Source: Yang and Ma 2022, arXiv:2210.10325, sec. 3.
+    Source: Yang and Ma 2022, arXiv:2210.10325.
 
     Settings:
         limit: highest joint L2 norm of a component.

@@ -20,7 +20,7 @@ class Muon(Stepper):
     ``0.2 sqrt(larger side)``, so that its entries move about as far as AdamW's and AdamW's rates fit.
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the scale from Liu et al.
-    2025, arXiv:2502.16982, eq. 4.
+    2025, arXiv:2502.16982.
 
     Settings:
         lr: highest learning rate; None takes the tested rate of the chosen adapter or mask.
