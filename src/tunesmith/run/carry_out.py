@@ -79,6 +79,7 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
         return
     prepared = prepare(on_disk(recipe), lambda text: listen({"event": "note", "text": text}))
     check_audits(prepared.recipe, prepared.task)
+    _fit(prepared, lambda text: listen({"event": "note", "text": text}), folder if resume else None)
     made = _begin(prepared, folder)
     _open_folder(prepared, folder, force, resume)
     log = EventLog(folder / "events.jsonl")
@@ -103,6 +104,14 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
         report["audit"] = _audited(made, before, after, listen)
         write_report(report, prepared, folder)
     hear({"event": "done", "folder": str(folder)})
+
+
+def _fit(prepared: Prepared, say: Callable[[str], None], folder: Path | None = None) -> None:
+    """Let the plan choose micro-batch and recomputation where the recipe limits the memory."""
+    if prepared.recipe.memory is not None:
+        from .planned import fitted
+
+        prepared.recipe = fitted(prepared, say, read_recipe(folder / "recipe.yaml") if folder else None)
 
 
 @dataclass
@@ -140,6 +149,7 @@ def score(recipe: Recipe, folder: Path, *, listen: Listener) -> Scored:
     """
     prepared = prepare(on_disk(recipe))
     check_audits(prepared.recipe, prepared.task)
+    _fit(prepared, lambda text: listen({"event": "note", "text": text}))
     made = _begin(prepared, folder)
     before = _before(made, held_out_rows(prepared)) if recipe.audit else None
     events: list[dict[str, Any]] = []
@@ -274,10 +284,11 @@ def _processor() -> str:
 # ---------------------------------------------------------------------- before, while and after
 
 
-def _begin(prepared: Prepared, folder: Path) -> Trained:
+def _begin(prepared: Prepared, folder: Path, make: Callable[..., Host] = make_host) -> Trained:
+    """The model as training begins, and how rows are read; ``make`` builds the host, as `make_host` does."""
     recipe, task = prepared.recipe, prepared.task
     labels = task.labels if task.name != "regress" else None
-    host = make_host(recipe, prepared.base, prepared.head, labels, multi=bool(getattr(task, "multi", False)))
+    host = make(recipe, prepared.base, prepared.head, labels, multi=bool(getattr(task, "multi", False)))
     pad = prepared.reader.tokenizer.pad_token_id
     scale = _scale(prepared, host) if task.name == "regress" else Scale()
     collate = _scaled(collator(task, pad if pad is not None else 0), scale)
@@ -351,6 +362,7 @@ def _texts(made: Trained, written: np.ndarray) -> dict[str, Any]:
 
 
 def _work(made: Trained) -> Work:
+    """What the loop is given."""
     recipe, task = made.prepared.recipe, made.prepared.task
     losses = recipe.loss or [find("loss", task.loss).choose()]
     terms = [c.build() for c in losses]
