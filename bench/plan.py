@@ -1,11 +1,11 @@
 """Predicted against measured peak memory: the plan of each recipe, then the same recipe trained in a fresh process.
 
-    python bench/plan.py [--only NAME ...] [--steps 6]
+    python bench/plan.py [--only NAME ...] [--steps 2]
 
 What is there is not measured again. Results go to ``bench/results/plan.json``, the plot to ``bench/results/plan.svg``.
 
 Measured is the highest resident memory of the process from where the base is loaded to the last of a few steps, less
-what it held when everything was imported and warm. Predicted is the plan's peak, less its framework, over the same
+what it held when everything was imported and warm; as in a run with ``--memory``, what is let go is given back. Predicted is the plan's peak, less its framework, over the same
 phases. The rows are cut so that the steps hold the longest ones.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results" / "plan.json"
-STEPS = 6
+STEPS = 2
 
 ENCODER, DECODER = {"rows": "packaged:bbc-news"}, {"rows": "packaged:chatterbot", "base": "smollm2-135m"}
 FULL, LORA = {"mask": "everything"}, {"adapter": "lora"}
@@ -95,9 +95,11 @@ def measure(name: str, steps: int) -> dict[str, Any]:
 
     from tunesmith.engine.batches import micro_batches
     from tunesmith.engine.loop import Loop
+    from tunesmith.engine.memory import give_back
     from tunesmith.run.carry_out import _begin, _work
     from tunesmith.run.prepare import on_disk, prepare
 
+    give_back()  # as a run with a limit of memory does
     prepared = prepare(on_disk(recipe_of(name)))
     warm_up(AutoConfig.from_pretrained(prepared.base.path))
     gc.collect()

@@ -103,8 +103,9 @@ def test_a_plan_follows_what_it_is_asked(rows_file: Path, chat_file: Path, bases
         }.items()
     }  # fmt: skip
     training = {name: sum(found.phases["training"].values()) for name, found in peak.items()}
-    assert training["small"] < training["lora"] < training["full"] and training["sgd"] < training["full"]
-    assert training["again"] < training["lora"] and peak["full"].moments > 20 * peak["lora"].moments
+    assert training["small"] < training["lora"] and training["again"] < training["lora"]
+    assert training["sgd"] < training["full"] and peak["lora"].moments < peak["full"].moments
+    assert peak["small"].passes > peak["lora"].passes and peak["small"].rows < peak["lora"].rows
     chat = planned.plan(made(chat_file, bases["llama"]), "8GB")
     assert chat.fits and chat.seconds is None and not chat.changes and chat.footprint.phases["training"]["logits"] > 0
 

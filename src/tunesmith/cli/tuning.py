@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError
 from ..recipe import Recipe
 
 
 def tune_here(
-    recipe: Recipe, out: Path, name: str | None, *, force: bool, resume: bool, style: str, as_json: bool
+    recipe: Recipe,
+    out: Path,
+    name: str | None,
+    *,
+    force: bool,
+    resume: bool,
+    style: str,
+    as_json: bool,
+    processes: int = 1,
 ) -> Any:
     """Carry the recipe out, and give the report for the screen or as JSON."""
+    from ..engine.processes import is_first
     from ..run.api import start
     from ..run.events import listener
+    from ..run.opened import Run
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and name is None:
+        raise InputError("several processes need one folder", where="--name", expected="the name of the run")
+    if not is_first():
+        from ..run.carry_out import carry_out
+
+        carry_out(recipe, out / str(name), listen=listener("quiet"), force=force, resume=resume)
+        raise SystemExit(0)
+    if processes > 1:
+        from ..run.launch import launch
+
+        return _shown(Run(launch(recipe, out, name, processes, force=force, resume=resume, style=style)), as_json)
     run = start(recipe, out, name, listen=listener(style), force=force, resume=resume)
+    return _shown(run, as_json)
+
+
+def _shown(run: Any, as_json: bool) -> Any:
     if as_json:
         return {"folder": str(run.folder), **run.results}
     from rich.console import Group

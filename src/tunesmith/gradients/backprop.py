@@ -14,6 +14,8 @@ class Backprop(Gradient):
     Source: Rumelhart, Hinton and Williams 1986, doi:10.1038/323533a0.
     """
 
+    adds = True
+
     def __call__(self, losses: Sequence[Callable[[], Tensor]], parameters: Sequence[nn.Parameter]) -> Tensor:
         total = torch.zeros((), device=parameters[0].device)
         for loss in losses:

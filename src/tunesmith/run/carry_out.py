@@ -25,7 +25,9 @@ from torch import Tensor, nn
 
 from .. import __version__, artefacts
 from ..data.encode import collator
+from ..engine import processes
 from ..engine.loop import Budget, Loop, Work
+from ..engine.memory import give_back
 from ..engine.precision import pick
 from ..engine.predict import Reading, features, read
 from ..errors import InputError, Interrupted, RunError
@@ -73,7 +75,10 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
         RunError: training failed, or what was saved is not what was trained.
         Interrupted: SIGINT or SIGTERM; everything is saved.
     """
-    _check_folder(folder, force, resume)
+    if not processes.is_first():
+        _help(recipe, folder, resume)
+        return
+    check_folder(folder, force, resume)
     if resume and (folder / "report.json").exists():
         listen({"event": "note", "text": f"{folder}: the run is finished already"})
         return
@@ -106,10 +111,20 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
     hear({"event": "done", "folder": str(folder)})
 
 
+def _help(recipe: Recipe, folder: Path, resume: bool) -> None:
+    """Train beside the first process, which alone measures and writes."""
+    prepared = prepare(on_disk(recipe))
+    _fit(prepared, lambda text: None, folder if resume else None)
+    made = _begin(prepared, folder)
+    _train(made, _work(made), lambda event: None)
+
+
 def _fit(prepared: Prepared, say: Callable[[str], None], folder: Path | None = None) -> None:
-    """Let the plan choose micro-batch and recomputation where the recipe limits the memory."""
+    """Let the plan choose micro-batch and recomputation where the recipe limits the memory, and keep none that is free."""
     if prepared.recipe.memory is not None:
         from .planned import fitted
+
+        give_back()
 
         prepared.recipe = fitted(prepared, say, read_recipe(folder / "recipe.yaml") if folder else None)
 
@@ -193,7 +208,12 @@ def untuned_features(prepared: Prepared, name: str) -> np.ndarray:
 # ---------------------------------------------------------------------- the folder
 
 
-def _check_folder(folder: Path, force: bool, resume: bool) -> None:
+def check_folder(folder: Path, force: bool, resume: bool) -> None:
+    """Whether a run can be begun or gone on with in this folder.
+
+    Raises:
+        InputError: it cannot.
+    """
     if resume and not (folder / "recipe.yaml").exists():
         raise InputError("there is no run to go on with", where=folder, fix="leave --resume out to begin one")
     if folder.exists() and any(folder.iterdir()) and not (force or resume):
@@ -411,7 +431,9 @@ def _validation_loss(made: Trained, rows: Any) -> float:
 
 
 def _train(made: Trained, work: Work, hear: Listener) -> None:
+    work.together = processes.here()
     engine = Loop(work, device())
+    work.together.wait()
     if engine.resume():
         hear({"event": "note", "text": f"resumed at step {engine.state.step}"})
     rates = {"rate": work.stepper.lr, "steps": engine.total_steps if np.isfinite(engine.total_steps) else None}
