@@ -36,7 +36,9 @@ figures: $(VENV)/.ready
 	$(BIN)/python bench/table.py
 	$(BIN)/python bench/setup.py
 	$(BIN)/python bench/render.py
+	$(BIN)/python bench/few_shot.py --render
 	$(BIN)/python bench/evidence.py
+	$(BIN)/python bench/robust.py --render
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -57,6 +57,9 @@ def make_batch(kind: str, rows: int = 6, seed: int = 0) -> dict[str, Tensor]:
     batch = {"input_ids": ids * there, "attention_mask": there.long()}
     if kind in ROWS:
         batch["labels"] = torch.arange(rows) % 3
+        batch["source"] = torch.arange(rows) % 2
+        marks = torch.randint(0, 2, (rows, width), generator=draw)
+        batch["rationale"] = marks.masked_fill(~there | (torch.arange(rows) == 1)[:, None], -100)
     elif kind == "several":
         batch["labels"] = torch.randint(0, 2, (rows, 3), generator=draw).double()
     elif kind == "number":
@@ -69,6 +72,8 @@ def make_batch(kind: str, rows: int = 6, seed: int = 0) -> dict[str, Tensor]:
         batch["labels"] = ids.masked_fill(~asked, -100)
     if kind in ("prefer", "unpaired", "controlled"):
         batch["good"] = torch.arange(rows) % 2 == 0
+    if kind == "lm":
+        batch["source"] = torch.arange(rows) % 2
     if kind == "prefer":
         batch["pairs"] = torch.arange(rows) // 2
     if kind == "controlled":
@@ -80,7 +85,7 @@ def padded(batch: dict[str, Tensor], by: int = 3) -> dict[str, Tensor]:
     """The same rows with more padding."""
     made = {}
     for name, tensor in batch.items():
-        fill = -100 if name == "labels" else 0
+        fill = -100 if name in ("labels", "rationale") else 0
         grows = tensor.shape == batch["input_ids"].shape and (name != "labels" or tensor.dtype == torch.long)
         made[name] = torch.nn.functional.pad(tensor, (0, by), value=fill) if grows else tensor
     return made
@@ -100,7 +105,22 @@ def pieces(batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
 def make_step(host: Host, kind: str, batch: dict[str, Tensor], *, progress: float = 0.5) -> Step:
     torch.manual_seed(5)
-    return Step(host, batch, head_of(kind), progress=progress)
+    return Step(host, batch, head_of(kind), progress=progress, words=Letters())
+
+
+class Letters:
+    """A tokenizer of letters."""
+
+    def __init__(self, first: tuple[int, ...] = (), last: tuple[int, ...] = ()):
+        self.around = list(first), list(last)
+
+    def ids(self, text: str) -> list[int]:
+        return said(text)
+
+
+def said(text: str) -> list[int]:
+    """Ids of a text, one a letter."""
+    return [5 + ord(letter) % 90 for letter in text]
 
 
 def units(step: Step, tensor: Tensor) -> list[Tensor]:

@@ -13,8 +13,9 @@ import pytest
 from tokens import TEMPLATES, bert, gpt
 from tunesmith.data.detect import detect
 from tunesmith.data.encode import encode, suggest_length
-from tunesmith.data.reader import IGNORED, Reader
+from tunesmith.data.reader import Reader
 from tunesmith.data.rows import Rows, read
+from tunesmith.data.tasks import IGNORED
 from tunesmith.errors import InputError
 
 

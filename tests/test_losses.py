@@ -27,6 +27,7 @@ from loss_batches import (
     padded,
     pieces,
     raw,
+    said,
     units,
 )  # fmt: skip
 from tunesmith import parts
@@ -511,6 +512,131 @@ def poft(step: Step, term: Any) -> Tensor:
     return mean(each)
 
 
+def margin_ranking(step: Step, term: Any) -> Tensor:
+    each = []
+    for z, y in zip(logits(step), step.labels, strict=True):
+        each.append(sum(max(term.margin - z[int(y)] + z[c], z[c] * 0) for c in range(len(z)) if c != int(y)))
+    return mean(each)
+
+
+def prompt_agnostic(step: Step, term: Any) -> Tensor:
+    """Row by row, with the words put around it by hand."""
+    before, after = (said(words) for words in term.templates[term.drawn()])
+    found: list[Tensor] = []
+    for row in range(step.rows):
+        ids = step.batch["input_ids"][row, : int(step.batch["attention_mask"][row].sum())].tolist()
+        label = step.labels[row]
+        cut = int((label != -100).nonzero()[0]) if step.head == "causal-lm" else len(ids)
+        framed = before + ids[:cut] + after + ids[cut:]
+        own = torch.tensor([framed])
+        labels = label[None]
+        if step.head == "causal-lm":
+            labels = torch.full((1, len(framed)), -100)
+            labels[0, len(framed) - len(ids) + cut :] = label[cut : len(ids)]
+        alone = make_step(step.host, "", {"input_ids": own, "attention_mask": torch.ones_like(own), "labels": labels})
+        alone = Step(step.host, alone.batch, step.head)
+        found += [nll(step, z, y) for z, y in zip(units(alone, raw(alone).logits), asked(alone), strict=True)]
+    return mean(found)
+
+
+def entity_masking(step: Step, term: Any) -> Tensor:
+    table = step.host.model.get_input_embeddings().weight.detach()
+    drawn = make_step(step.host, "", step.batch).draw(kind="uniform")[..., 0]
+    vectors = step.host.model.get_input_embeddings()(step.batch["input_ids"]).clone()
+    asked_for: list[tuple[int, int, float]] = []
+    for r, there in enumerate(step.batch["attention_mask"]):
+        entity = False
+        for c in range(int(there.sum())):
+            if int(step.labels[r, c]) != -100:
+                entity = int(step.labels[r, c]) != 0
+            if 0 < c < int(there.sum()) - 1 and drawn[r, c] < (term.entities if entity else term.others):
+                asked_for.append((r, c, term.factor if entity else 1.0))
+                vectors[r, c] = table.mean(0)
+    states = raw(step, inputs_embeds=vectors, input_ids=None).hidden_states[-1]
+    total = torch.zeros((), dtype=torch.double)
+    for r, c, weight in asked_for:
+        z = table @ (term.dense.weight @ states[r, c] + term.dense.bias) + term.bias
+        total = total - weight * p_of(z)[int(step.batch["input_ids"][r, c])].log()
+    return total / len(asked(step))
+
+
+def rationale_supervision(step: Step, term: Any) -> Tensor:
+    output, found = raw(step), []
+    for r, (h, z) in enumerate(zip(last_states(output)[-1], output.logits, strict=True)):
+        size = int(step.batch["attention_mask"][r].sum())
+        p = sigmoid(h[:size] @ term.mark.weight[0] + term.mark.bias)
+        pooled = sum(p[i] * h[i] for i in range(size)) / p.sum()
+        value = nll(step, z + term.guide.weight @ pooled + term.guide.bias, step.labels[r])
+        marks = [int(m) for m in step.batch["rationale"][r, :size]]
+        if marks[0] != -100:
+            value = value + term.marking * mean([-(p[i] if m else 1 - p[i]).log() for i, m in enumerate(marks)])
+        found.append(value)
+    return mean(found)
+
+
+def token_weights(step: Step, term: Any) -> Tensor:
+    """The slope of the network from the slopes of the model, token by token; the values as they are."""
+    rows = [
+        (ids, (label != -100).nonzero()[:, 0].tolist())
+        for ids, label in zip(step.batch["input_ids"], step.labels, strict=True)
+    ]
+    own = step.host.trainable()
+
+    def lost(ids: Tensor) -> list[Tensor]:
+        z = step.host.model(input_ids=ids[None]).logits[0]
+        return [-p_of(z[i])[int(ids[i + 1])].log() for i in range(len(ids) - 1)]
+
+    def slopes(value: Tensor) -> list[Tensor]:
+        made = torch.autograd.grad(value, list(own.values()), allow_unused=True)
+        return [torch.zeros_like(p) if s is None else s for s, p in zip(made, own.values(), strict=True)]
+
+    documents, answers = [ids[: a[0]] for ids, a in rows], [ids[a] for ids, a in rows]
+    base = []
+    with step.host.off():
+        for d in documents:
+            ids = d
+            found = with_weights(
+                step, step.host.origin, lambda ids=ids: step.host.model(input_ids=ids[None], output_hidden_states=True)
+            )
+            base += list(found.hidden_states[-1][0, 1:])
+    w = [(1 + (term.net.weight[0] @ h + term.net.bias[0]).exp()).log() for h in base]
+    each = [v for d in documents for v in lost(d)]
+    own_slopes = [slopes(v) for d in documents for v in lost(d)]
+    now = {n: p.detach().clone() for n, p in own.items()}
+    moves = [sum(float(w[i].detach()) * s[k] for i, s in enumerate(own_slopes)) / len(w) for k in range(len(now))]
+    for (name, p), move in zip(own.items(), moves, strict=True):
+        p.data = now[name] - term.rate * move
+    after = mean([v for a in answers for v in lost(a)])
+    outer = slopes(after)
+    for name, p in own.items():
+        p.data = now[name]
+    gains = [-term.rate / len(w) * sum((a * b).sum() for a, b in zip(outer, s, strict=True)) for s in own_slopes]
+    through = sum(g * (x - x.detach()) for g, x in zip(gains, w, strict=True))
+    return mean([x.detach() * v for x, v in zip(w, each, strict=True)]) + after.detach() + through
+
+
+def discover_features(step: Step, term: Any) -> Tensor:
+    groups: dict[bool, list[Tensor]] = {}
+    for z, b, y in zip(logits(step), base_logits(step), asked(step), strict=True):
+        groups.setdefault(int(b.argmax()) == int(y), []).append(nll(step, z, y))
+    return torch.stack([mean(g) for g in groups.values()]).max()
+
+
+def rich_features(step: Step, term: Any) -> Tensor:
+    found = []
+    for f, b in zip(features(step), base_logits(step), strict=True):
+        found.append(nll(step, term.heads[0].weight @ f + term.heads[0].bias, b.argmax()))
+    return mean(found)
+
+
+def balanced(step: Step, term: Any) -> Tensor:
+    by_task: dict[int, list[Tensor]] = {}
+    for z, y, r in zip(logits(step), asked(step), step.owners.tolist(), strict=True):
+        by_task.setdefault(int(step.batch["source"][r]), []).append(nll(step, z, y) / math.log(len(z)))
+    values = [mean(v) for v in by_task.values()]
+    return mean([(1 - (-v).exp()) ** term.gamma * v for v in values])
+
+
 def nothing(step: Step, term: Any) -> Tensor:
     """What two equal things differ by, which leaves the term's own weights and the model without a slope."""
     return sum(z.sum() for z in logits(step)) * 0  # type: ignore[return-value]
@@ -556,6 +682,15 @@ LINES = {
     "unlikelihood": Line(GOOD, unlikelihood, {"alpha": 0.7}),
     "conditional_training": Line(("controlled",), cross_entropy),
     "poft": Line(CAUSAL, poft),
+    "margin_ranking": Line(ROWS, margin_ranking, {"margin": 0.7}),
+    "prompted_pretraining": Line((), nothing),  # its batches are a cloze's: tests/test_cloze.py
+    "prompt_agnostic": Line((*ROWS, "several", "number", *CAUSAL), prompt_agnostic, {"templates": ["Q {text} A", "{text}!"]}),
+    "entity_masking": Line(("tag",), entity_masking, {"outside": ["LABEL_0"]}, held="the embeddings are held fixed"),
+    "rationale_supervision": Line(ROWS, rationale_supervision, {"marking": 0.7}),
+    "token_weights": Line(CAUSAL, token_weights, {"rate": 0.3}, held="the weights are held fixed, and so is the model"),
+    "discover_features": Line(CLASSES, discover_features, {"predictors": ["base"]}),
+    "rich_features": Line(CLASSES, rich_features, {"predictors": ["base"]}),
+    "balanced": Line((*ROWS, "lm"), balanced, {"by": "focal", "scaled": True, "gamma": 1.5}),
 }  # fmt: skip
 
 

@@ -17,8 +17,9 @@ from tokens import gpt
 from tunesmith import parts, tune
 from tunesmith.data.detect import detect
 from tunesmith.data.encode import collator, encode
-from tunesmith.data.reader import IGNORED, Reader
+from tunesmith.data.reader import Reader
 from tunesmith.data.rows import read
+from tunesmith.data.tasks import IGNORED
 from tunesmith.engine.loop import Budget, Loop
 from tunesmith.errors import InputError
 from tunesmith.host import Host

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tokens import TEMPLATES, bert, gpt, llama
-from tunesmith.data.reader import IGNORED, Reader
+from tunesmith.data.reader import Reader
+from tunesmith.data.tasks import IGNORED
 from tunesmith.errors import InputError
 
 TALK = [

@@ -12,8 +12,9 @@ from tokens import bert, gpt
 from tunesmith.data import tasks
 from tunesmith.data.detect import detect
 from tunesmith.data.encode import collator, encode, suggest_length
-from tunesmith.data.reader import IGNORED, Reader
+from tunesmith.data.reader import Reader
 from tunesmith.data.rows import Rows, read
+from tunesmith.data.tasks import IGNORED
 from tunesmith.errors import InputError
 
 

@@ -17,19 +17,20 @@ from .errors import InputError, RunError, TunesmithError
 
 if TYPE_CHECKING:
     from .comparing.api import compare
+    from .improving.api import Improved, improve
     from .run.api import evaluate, generate, open_run, predict, tune
     from .run.opened import Run
     from .sparse import SparseDelta
 
 __version__ = "0.1.0"
-_CLASSES = {"Run": ".run.opened", "SparseDelta": ".sparse"}
+_CLASSES = {"Improved": ".improving.api", "Run": ".run.opened", "SparseDelta": ".sparse"}
 _API = dict.fromkeys(("tune", "open_run", "predict", "generate", "evaluate"), ".run.api") | {
-    "compare": ".comparing.api"
-}
+    "compare": ".comparing.api", "improve": ".improving.api",
+}  # fmt: skip
 
 __all__ = [
-    "InputError", "Run", "RunError", "SparseDelta", "TunesmithError", "compare", "evaluate", "generate", "open_run",
-    "predict", "tune",
+    "Improved", "InputError", "Run", "RunError", "SparseDelta", "TunesmithError", "compare", "evaluate", "generate", "improve",
+    "open_run", "predict", "tune",
 ]  # fmt: skip
 
 

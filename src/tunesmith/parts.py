@@ -30,8 +30,11 @@ KINDS = {
     "gradient": "gradients",
     "optimizer": "optimizers",
     "schedule": "schedules",
+    "verbaliser": "verbalisers",
     "audit": "audits",
     "experiment": "experiments",
+    "judge": "judges",
+    "maker": "makers",
 }
 """Kind -> folder of this package."""
 

@@ -80,6 +80,9 @@ class RowsFrom(_Strict):
         default=None, description="column whose values are never split between train and held-out rows"
     )
     limit: Count | None = Field(default=None, description="use only this many rows, drawn by the seed")
+    shots: Count | None = Field(
+        default=None, description="train on this many rows of each label, drawn by the seed; as many for validation"
+    )
     seed: Whole = Field(
         default=0,
         description="seed of the split and the draw; apart from the run's, so that runs of other seeds compare",
@@ -172,7 +175,7 @@ class Recipe(_Strict):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a recipe file has them, every default written out."""
-        return {name: _plain(getattr(self, name)) for name in type(self).model_fields}
+        return {name: plain(getattr(self, name)) for name in type(self).model_fields}
 
     def to_yaml(self) -> str:
         """The recipe as a file."""
@@ -183,15 +186,16 @@ class Recipe(_Strict):
         return make({**self.to_dict(), **changes})
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as a recipe file has it."""
     if isinstance(value, Chosen):
-        return {name: _plain(settings) for name, settings in value.to_recipe().items()}
+        return {name: plain(settings) for name, settings in value.to_recipe().items()}
     if isinstance(value, BaseModel):
-        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+        return {name: plain(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     if value is None or isinstance(value, str | int | float | bool):

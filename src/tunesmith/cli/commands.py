@@ -89,6 +89,9 @@ def tune(
     minutes: Annotated[float | None, typer.Option(help="Wall time of training.")] = None,
     length: Annotated[int | None, typer.Option(help="Most tokens of a row.")] = None,
     over_length: Annotated[str | None, typer.Option(help="truncate, drop or stop.")] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Take so many rows a label; prompt or head by what is measured on them.", min=2)
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Every random choice comes from it.")] = None,
     audit: Annotated[bool, typer.Option("--audit", help="Measure what tuning broke, too.")] = False,
     memory: Annotated[str | None, typer.Option(help="Most memory, e.g. 2GB: the micro-batch is chosen to fit.")] = None,
@@ -107,8 +110,10 @@ def tune(
     changes = _changes(set_, column, {
         "base": base, "task": task, "adapter": adapter, "mask": mask, "budget.epochs": epochs, "budget.steps": steps,
         "budget.minutes": minutes, "length.max": length, "length.over": over_length, "seed": seed,
-        "audit": True if audit else None, "memory": memory,
+        "audit": True if audit else None, "memory": memory, "rows.shots": shots,
     })  # fmt: skip
+    if shots and not any(key.startswith(("budget.", "batch.")) for key in changes):
+        changes |= {"budget.epochs": 20.0, "batch.rows": 8}  # three passes over a few rows are a handful of steps
     recipe = _recipe(source, changes)
     if dry_run:
         _print(plan(recipe, json_), json_)
@@ -116,7 +121,8 @@ def tune(
     style = "json" if json_ else "quiet" if quiet else "auto"
     _print(
         tune_here(
-            recipe, out, name, force=force, resume=resume, style=style, as_json=json_, processes=processes
+            recipe, out, name, force=force, resume=resume, style=style, as_json=json_, processes=processes,
+            decide=shots is not None and not resume,
         ), json_,
     )  # fmt: skip
 
@@ -183,6 +189,62 @@ def generate(
 
     opened = open_run(run)
     print(opened.generate([prompt], tokens=tokens, temperature=temperature, seed=seed, base=base)[0])
+
+
+@app.command()
+def chat(
+    run: Annotated[Path, typer.Argument(help="Folder of a run that writes.")],
+    both: Annotated[bool, typer.Option("--both", help="Show the base's answers beside the tuned model's.")] = False,
+    base: Annotated[bool, typer.Option("--base", help="Let the base answer.")] = False,
+    system: Annotated[str, typer.Option(help="What stands before all turns.")] = "",
+    tokens: Annotated[int, typer.Option(help="Most tokens of an answer.", min=1)] = 256,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0)] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Share of the probability to draw from.", min=0, max=1)] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+) -> None:
+    """Talk with a tuned language model; from a pipe, each line is a turn."""
+    from .chatting import talk
+
+    who = "both" if both else "base" if base else "tuned"
+    talk(run, who=who, system=system, tokens=tokens, temperature=temperature, top_p=top_p, seed=seed)
+
+
+@app.command()
+def improve(
+    source: Annotated[str, typer.Argument(help="A run, a base, or a recipe with the key improve (.yaml).")],
+    rows: Annotated[str | None, typer.Argument(help="Prompts, with answers where the judge needs them.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Who says what an answer is worth (see `parts judge`).")] = None,
+    maker: Annotated[str | None, typer.Option(help="What becomes of the verdicts (see `parts maker`).")] = None,
+    like: Annotated[str | None, typer.Option(help="A published way, e.g. rest_em, s3ft, leti, facttune.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Most rounds.", min=1)] = None,
+    samples: Annotated[int | None, typer.Option(help="Answers to each prompt.", min=0)] = None,
+    tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer.", min=1)] = None,
+    column: Annotated[list[str], typer.Option(help="ROLE=COLUMN, e.g. prompt=question.")] = [],  # noqa: B006
+    set_: Annotated[list[str], typer.Option("--set", help="OPTION=VALUE, of the loop or of a recipe.")] = [],  # noqa: B006
+    run_code: Annotated[
+        bool, typer.Option("--run-code", help="Let judge unit_tests run what the model wrote, confined.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Every random choice comes from it.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the improvement's folder.")] = Path("runs"),
+    name: Annotated[str | None, typer.Option(help="Its name; made from the source if not given.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace one of this name.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with one that was cut off.")] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Let a model write, judge what it writes, and tune it on what is good; round by round, scored on held-out rows."""
+    from .improving import improve_here
+
+    options = _changes(set_, column, {
+        "judge": judge, "maker": maker, "like": like, "rounds": rounds, "samples": samples, "tokens": tokens, "seed": seed,
+        "judge.unit_tests.allow": "confined" if run_code else None,
+    })  # fmt: skip
+    style = "json" if json_ else "quiet" if quiet else "auto"
+    _print(
+        improve_here(
+            source, rows, options, out=out, name=name, force=force, resume=resume, style=style, as_json=json_
+        ), json_,
+    )  # fmt: skip
 
 
 @app.command()
@@ -269,7 +331,7 @@ def models(json_: Json = False) -> None:
 @app.command()
 def parts(
     kind: Annotated[
-        str | None, typer.Argument(help="adapter, mask, loss, gradient, optimizer, schedule or audit.")
+        str | None, typer.Argument(help="adapter, mask, loss, gradient, optimizer, schedule, audit, judge or maker.")
     ] = None,
     json_: Json = False,
 ) -> None:

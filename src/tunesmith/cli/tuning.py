@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..recipe import Recipe
+from ..storage import write_json
 
 
 def tune_here(
@@ -19,37 +20,65 @@ def tune_here(
     resume: bool,
     style: str,
     as_json: bool,
+    decide: bool,
     processes: int = 1,
 ) -> Any:
-    """Carry the recipe out, and give the report for the screen or as JSON."""
-    from ..engine.processes import is_first
+    """Carry the recipe out, and give the report for the screen or as JSON.
+
+    With ``decide``, prompt or head is chosen first by what is measured on the few rows; ``choice.json`` keeps it. With
+    several ``processes``, they share every step's rows; one that was started beside others shows nothing.
+    """
     from ..run.api import start
     from ..run.events import listener
-    from ..run.opened import Run
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and name is None:
-        raise InputError("several processes need one folder", where="--name", expected="the name of the run")
-    if not is_first():
-        from ..run.carry_out import carry_out
+    _check_together(name, processes, decide)
+    choice = None
+    if decide:
+        from ..run.few_shot import choose
 
-        carry_out(recipe, out / str(name), listen=listener("quiet"), force=force, resume=resume)
-        raise SystemExit(0)
-    if processes > 1:
-        from ..run.launch import launch
-
-        return _shown(Run(launch(recipe, out, name, processes, force=force, resume=resume, style=style)), as_json)
-    run = start(recipe, out, name, listen=listener(style), force=force, resume=resume)
-    return _shown(run, as_json)
-
-
-def _shown(run: Any, as_json: bool) -> Any:
+        choice = choose(recipe, listen=listener(style))
+        recipe = choice.recipe
+    run = _several(recipe, out, name, processes, force=force, resume=resume, style=style)
+    run = run or start(recipe, out, name, listen=listener(style), force=force, resume=resume)
+    if choice:
+        write_json(run.folder / "choice.json", choice.to_dict())
     if as_json:
-        return {"folder": str(run.folder), **run.results}
+        return {"folder": str(run.folder), **run.results, **({"choice": choice.to_dict()} if choice else {})}
     from rich.console import Group
     from rich.text import Text
 
     hint = f"kept in {run.folder}: report.html, card.md, {run.artefact.name}/"
-    return Group(run.report(), Text(hint))
+    return Group(run.report(), *(Text(line) for line in (choice.lines if choice else ())), Text(hint))
+
+
+def _check_together(name: str | None, processes: int, decide: bool) -> None:
+    """What several processes have to agree on before they begin."""
+    beside = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if beside and name is None:
+        raise InputError("several processes need one folder", where="--name", expected="the name of the run")
+    if beside and processes > 1:
+        raise InputError("this is one of several processes already", where="--processes", fix="leave it out")
+    if beside and decide:
+        raise InputError("is measured in one process", where="--shots", fix="use --processes in place of a launcher")
+
+
+def _several(
+    recipe: Recipe, out: Path, name: str | None, processes: int, *, force: bool, resume: bool, style: str
+) -> Any:
+    """The run that several processes carried out; None where this one does it all, or is the first of several."""
+    from ..engine.processes import is_first
+
+    if not is_first():
+        from ..run.carry_out import carry_out
+
+        carry_out(recipe, out / str(name), listen=lambda event: None, force=force, resume=resume)
+        raise SystemExit(0)
+    if processes == 1:
+        return None
+    from ..run.launch import launch
+    from ..run.opened import Run
+
+    return Run(launch(recipe, out, name, processes, force=force, resume=resume, style=style))
 
 
 def plan(recipe: Recipe, as_json: bool) -> Any:

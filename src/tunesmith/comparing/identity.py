@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..parts import Chosen
-from ..recipe import Recipe
+from ..parts import Chosen, of_kind
+from ..recipe import Recipe, choose
 from ..run.prepare import Prepared, on_disk, prepare
 from ..storage import hash_json
 
@@ -83,6 +83,16 @@ def chosen_parts(recipe: Recipe) -> Iterator[Chosen]:
     for name in type(recipe).model_fields:
         value = getattr(recipe, name)
         yield from (v for v in (value if isinstance(value, list) else [value]) if isinstance(v, Chosen))
+    yield from _verbaliser(recipe)
+
+
+def _verbaliser(recipe: Recipe) -> Iterator[Chosen]:
+    """What finds the words of a task's cloze, where that is a part."""
+    settings = next(iter(recipe.task.values())) if isinstance(recipe.task, Mapping) else None
+    form = settings.get("cloze") if isinstance(settings, Mapping) else None
+    words = (form.get("words", "names") if isinstance(form, Mapping) else "names") if form else None
+    if isinstance(words, str) or (isinstance(words, Mapping) and next(iter(words), "") in of_kind("verbaliser")):
+        yield choose("verbaliser", words)
 
 
 def codes(recipe: Recipe) -> dict[str, str]:

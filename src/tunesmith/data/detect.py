@@ -218,6 +218,8 @@ def _fits(rows: Rows, role: str, column: str) -> bool:
         return bool(listed and pa.types.is_struct(kind.value_type))
     if role in ("tokens", "tags"):
         return bool(listed and not pa.types.is_struct(kind.value_type))
+    if role == "rationale":
+        return _is_text(rows, column) or bool(listed and pa.types.is_string(kind.value_type))
     if role == "label":
         return not pa.types.is_struct(kind) and not (listed and pa.types.is_nested(kind.value_type))
     return _is_text(rows, column)

@@ -14,14 +14,16 @@ import pyarrow as pa
 
 from ..errors import InputError
 from ..storage import atomic_file, cache_home, hash_json
-from .reader import IGNORED, Reader
+from . import blanks
+from .reader import Reader
 from .rows import Rows
-from .tasks import Encoding, Task
+from .tasks import IGNORED, Encoding, Task
+from .tasks.classify import Classify
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION = 3
+VERSION = 4
 """Raised when encoding changes, so that an older one is not taken from the cache."""
 
 _CHUNK = 1000
@@ -182,11 +184,14 @@ class _Tally:
             )  # fmt: skip
         record = {"input_ids": piece.input_ids, "labels": piece.labels, "row": row, "units": units}
         other = piece.other
+        record |= {"source": piece.source, "rationale": piece.rationale}
         record |= {"good": piece.good, "controlled": piece.controlled, "other_ids": other and other.input_ids}
         record["other_labels"] = other and other.labels
         record["length"] = (
             len(other.input_ids if other else ()) + len(piece.input_ids) + (len(piece.labels) if self._two_sides else 0)
         )
+        if piece.views is not None:
+            record |= {"views": piece.views, "asked": piece.asked, "length": sum(len(ids) for ids in piece.views)}
         return {**record, "token_type_ids": piece.token_type_ids, "words": piece.words}
 
     @property
@@ -221,10 +226,11 @@ def _schema(task: Task) -> pa.Schema:
     elif task.loss == "squared_error":
         label = pa.float64()
     ids = pa.list_(pa.int32())
+    views = [("views", pa.list_(ids)), ("asked", pa.list_(ids))] if "cloze" in task.settings else []
     return pa.schema([
         ("input_ids", ids), ("labels", label), ("token_type_ids", ids), ("words", ids), ("row", pa.int64()),
         ("units", pa.int32()), ("length", pa.int32()), ("good", pa.bool_()), ("controlled", pa.bool_()),
-        ("other_ids", ids), ("other_labels", ids),
+        ("other_ids", ids), ("other_labels", ids), ("source", pa.int32()), ("rationale", ids), *views,
     ])  # fmt: skip
 
 
@@ -242,6 +248,8 @@ def collator(task: Task, pad_id: int) -> Callable[[Sequence[Mapping[str, Any]]],
         return torch.tensor([[*v, *[fill] * (width - len(v))] for v in values])
 
     def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        if isinstance(task, Classify) and task.blanks is not None:
+            return blanks.collate(rows, task.blanks, pad_id)
         rows, rated = _answers(rows)
         ids = [row["input_ids"] for row in rows]
         batch = {"input_ids": pad(ids, pad_id), "attention_mask": pad([[1] * len(i) for i in ids], 0)}
@@ -251,6 +259,12 @@ def collator(task: Task, pad_id: int) -> Callable[[Sequence[Mapping[str, Any]]],
         batch["labels"] = pad(labels, IGNORED) if task.per_token else torch.tensor(labels)
         if batch["labels"].dtype == torch.float64:
             batch["labels"] = batch["labels"].float()
+        if rows[0].get("rationale") is not None:
+            batch["rationale"] = pad([row["rationale"] for row in rows], IGNORED)
+        if rows[0].get("source") is not None:
+            batch["source"] = torch.tensor([row["source"] for row in rows])
+            if not task.per_token:
+                batch["choices"] = torch.tensor(getattr(task, "choices")())[batch["source"]]  # noqa: B009
         return batch | {name: torch.tensor(values) for name, values in rated.items()}
 
     return collate

@@ -5,19 +5,18 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
 from ..errors import InputError
-from .tasks import Encoding
+from .tasks import IGNORED, Encoding
 from .templates import plain
 
 Policy = Literal["truncate", "drop", "stop"]
 Message = Mapping[str, Any]
-
-IGNORED = -100
 
 
 class Reader:
@@ -124,7 +123,7 @@ class Reader:
             return self.chat_prompt([{"role": "user", "content": text}])
         if self.architecture == "encoder-decoder":
             return self._cut_end(list(self.tokenizer(text, verbose=False)["input_ids"]))
-        return self._begin() + self._ids(_separated(text, separator))
+        return self._begin() + self.ids(_separated(text, separator))
 
     def completion(self, prompt: str, answer: str, *, chat: bool = True, separator: str = "\n") -> Encoding:
         """A prompt and its completion; the completion and the end of text are supervised."""
@@ -133,11 +132,11 @@ class Reader:
         if self.architecture == "encoder-decoder":
             return self._two_sides(prompt, answer)
         before = self.prompt(prompt, chat=chat, separator=separator)
-        after = [*self._ids(answer), self._end()]
+        after = [*self.ids(answer), self._end()]
         return self._fit(before + after, [IGNORED] * len(before) + after)
 
     def _two_sides(self, prompt: str, answer: str) -> Encoding:
-        before, after = list(self.tokenizer(prompt, verbose=False)["input_ids"]), [*self._ids(answer), self._end()]
+        before, after = list(self.tokenizer(prompt, verbose=False)["input_ids"]), [*self.ids(answer), self._end()]
         lost = max(0, len(after) - self.max_length)
         return Encoding(self._cut_end(before), after[: self.max_length], full=max(len(before), len(after)), lost=lost)
 
@@ -219,9 +218,9 @@ class Reader:
         pieces: list[list[int]] = []
         before: list[int] = []
         for start, stop in pairwise(edges):
-            until = self._ids(text[:stop])
+            until = self.ids(text[:stop])
             aligned = until[: len(before)] == before
-            pieces.append(until[len(before) :] if aligned else self._ids(text[start:stop]))
+            pieces.append(until[len(before) :] if aligned else self.ids(text[start:stop]))
             before += pieces[-1]
         return pieces
 
@@ -239,7 +238,7 @@ class Reader:
 
     def _ends(self, text: str, span: tuple[int, int]) -> bool:
         """Whether the template writes a token that ends the assistant's turn."""
-        said = self._ids(text[span[0] : span[1]])
+        said = self.ids(text[span[0] : span[1]])
         return bool(said) and said[-1] in self._special
 
     @cached_property
@@ -269,11 +268,81 @@ class Reader:
 
     def beginning(self, text: str) -> list[int]:
         """The ids of a text that the model is to go on with."""
-        return self._begin() + self._ids(text)
+        return self._begin() + self.ids(text)
+
+    # ------------------------------------------------------------------ blanks
+
+    @property
+    def mask(self) -> str:
+        """The token that stands for a blank.
+
+        Raises:
+            InputError: the tokenizer has none.
+        """
+        if self.tokenizer.mask_token is None:
+            raise InputError(
+                "the tokenizer has no mask token", where=self.tokenizer.name_or_path or None,
+                expected="one with a mask_token, as masked language models have it",
+            )  # fmt: skip
+        return str(self.tokenizer.mask_token)
+
+    def spanned(self, before: str, inside: str, after: str) -> tuple[list[int], list[int]]:
+        """The ids of a text of three pieces, read as one, and the places of the tokens in the middle piece."""
+        whole, start, stop = before + inside + after, len(before), len(before) + len(inside)
+        special = self.architecture != "decoder"
+        read = self.tokenizer(whole, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+        begin = [] if special else self._begin()
+        places = [i + len(begin) for i, (a, b) in enumerate(read["offset_mapping"]) if a < stop and max(a, start) < b]
+        return [*begin, *read["input_ids"]], places
+
+    def word(self, word: str, spaced: bool) -> list[int]:
+        """The ids of a word in a text, behind a space or at the beginning of a line.
+
+        Raises:
+            InputError: the tokenizer does not know it.
+        """
+        before = "a" if spaced else "a\n"
+        until, both = self.ids(before), self.ids(f"a {word}" if spaced else before + word)
+        found = both[len(until) :] if both[: len(until)] == until else self.ids(word)
+        if not found or self.tokenizer.unk_token_id in found:
+            raise InputError(
+                f"word {word!r} is not in the base's vocabulary", where="task.cloze.words",
+                expected="words that it knows", fix="write others: task.cloze.words.LABEL=WORD",
+            )  # fmt: skip
+        return found
+
+    def size(self, text: str) -> int:
+        """Number of tokens of a text by itself."""
+        return len(self.ids(text))
+
+    def first_tokens(self, text: str, count: int) -> str:
+        """A text without what follows its first tokens."""
+        read = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return text[: read["offset_mapping"][:count][-1][1]] if len(read["input_ids"]) > count else text
 
     # ------------------------------------------------------------------ helpers
 
-    def _ids(self, text: str) -> list[int]:
+    @cached_property
+    def around(self) -> tuple[list[int], list[int]]:
+        """The ids that the tokenizer puts before and behind every text."""
+        own, whole = self.ids("a"), self.tokenizer("a")["input_ids"]
+        place = next((i for i in range(len(whole)) if whole[i : i + len(own)] == own), 0)
+        return whole[:place], whole[place + len(own) :]
+
+    def marks(self, texts: Sequence[str], passages: Sequence[Sequence[str]]) -> list[list[int]]:
+        """For each token of each text, as `texts` cuts it: 1 in one of its passages, 0 elsewhere, -100 beside the text."""
+        found = self.tokenizer(
+            list(texts), truncation=True, max_length=self.max_length, return_offsets_mapping=True, verbose=False
+        )
+        made = []
+        for text, given, offsets in zip(texts, passages, found["offset_mapping"], strict=True):
+            spans = [s for passage in given for s in _places(text, passage)]
+            marks = [int(any(a < stop and start < b for a, b in spans)) for start, stop in offsets]
+            made.append([m if b > a else IGNORED for m, (a, b) in zip(marks, offsets, strict=True)])
+        return made
+
+    def ids(self, text: str) -> list[int]:
+        """A text as ids, without special tokens."""
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
 
     def _begin(self) -> list[int]:
@@ -309,6 +378,16 @@ class Reader:
         kept_ids, dropped = kept_ids[: self.max_length], kept_labels[self.max_length :]
         lost = sum(label != IGNORED for label in dropped)
         return Encoding(kept_ids, kept_labels[: self.max_length], full=full, lost=lost)
+
+
+def _places(text: str, passage: str) -> list[tuple[int, int]]:
+    """Where a passage stands in a text as whole words, whatever its case.
+
+    >>> _places("A good, good-natured goods train", "good")
+    [(2, 6), (8, 12)]
+    """
+    whole = rf"(?<!\w){re.escape(passage.strip())}(?!\w)"
+    return [m.span() for m in re.finditer(whole, text, re.IGNORECASE)] if passage.strip() else []
 
 
 def _edges(spans: Sequence[tuple[int, int]], text: str) -> list[int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..host import Host
 from .precision import arithmetic
@@ -21,12 +23,15 @@ class Sampling:
         temperature: 0 always takes the likeliest token.
         top_p: share of the probability that is drawn from; 1 takes all.
         seed: seed of the draw.
+        samples: texts for each prompt. What is drawn depends on the seed, the prompt's ids and the sample's number,
+            and on nothing that goes through the model beside it.
     """
 
     max_tokens: int = 128
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    samples: int = 1
 
 
 @dataclass(frozen=True)
@@ -66,35 +71,143 @@ def generate(
         rows: prompts that go through the model together; they are padded on the left.
 
     Yields:
-        One result for each prompt, in their order.
+        ``sampling.samples`` results for each prompt, prompt by prompt in their order.
     """
     host.eval()
     stops = stop_ids(host.model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
     device = next(host.model.parameters()).device
-    for start in range(0, len(prompts), rows):
-        group = prompts[start : start + rows]
-        width = max(len(p) for p in group)
-        ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in group], device=device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in group], device=device)
-        torch.manual_seed(sampling.seed)
+    asked = [(list(p), sample) for p in prompts for sample in range(sampling.samples)]
+    for start in range(0, len(asked), rows):
+        group = asked[start : start + rows]
+        width = max(len(p) for p, _ in group)
+        ids = torch.tensor([[pad] * (width - len(p)) + p for p, _ in group], device=device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p, _ in group], device=device)
         with torch.inference_mode(), arithmetic(dtype, device):
             written = host.model.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=sampling.max_tokens, eos_token_id=stops,
-                pad_token_id=pad, **_choice(sampling),
+                pad_token_id=pad, **_choice(sampling, group),
             )  # fmt: skip
         skip = 1 if host.model.config.is_encoder_decoder else width
         for row in written[:, skip:].tolist():
             yield _cut(row, stops)
 
 
-def _choice(sampling: Sampling) -> dict[str, Any]:
+def stream(
+    host: Host,
+    prompt: Sequence[int],
+    tokenizer: Any,
+    hear: Callable[[str], None],
+    *,
+    sampling: Sampling = Sampling(),  # noqa: B008
+    dtype: torch.dtype = torch.float32,
+) -> Written:
+    """Continue one prompt, and say each piece of text as soon as it is there.
+
+    Args:
+        host: the model with its parts.
+        prompt: token ids, as the reader makes them.
+        tokenizer: the base's tokenizer.
+        hear: hears the text piece by piece; special tokens are left out.
+        sampling: how the next token is chosen.
+        dtype: precision of matrix products.
+
+    Returns:
+        The same as `generate` gives; after a KeyboardInterrupt what was written until then, not ``stopped``.
+    """
+    host.eval()
+    stops = stop_ids(host.model, tokenizer)
+    device = next(host.model.parameters()).device
+    ids = torch.tensor([list(prompt)], device=device)
+    heard = _Pieces(tokenizer, hear, stops)
+    try:
+        with torch.inference_mode(), arithmetic(dtype, device):
+            host.model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=sampling.max_tokens,
+                eos_token_id=stops, pad_token_id=stops[0], streamer=heard, **_choice(sampling, [(list(prompt), 0)]),
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        return Written(heard.ids, False)
+    return _cut(heard.ids, stops)
+
+
+@dataclass
+class _Pieces:
+    """What transformers calls a streamer: hears ids, the prompt's first, and says text when its characters are whole."""
+
+    tokenizer: Any
+    hear: Callable[[str], None]
+    stops: Sequence[int]
+    ids: list[int] = field(default_factory=list)
+    _prompted: bool = False
+    _said: int = 0
+
+    def put(self, value: Tensor) -> None:
+        if not self._prompted:
+            self._prompted = True
+            return
+        self.ids += value.reshape(-1).tolist()
+        self._say(whole=False)
+
+    def end(self) -> None:
+        self._say(whole=True)
+
+    def _say(self, *, whole: bool) -> None:
+        text = self.tokenizer.decode(_cut(self.ids, self.stops).ids, skip_special_tokens=True)
+        if len(text) > self._said and (whole or not text.endswith("\ufffd")):
+            self.hear(text[self._said :])
+            self._said = len(text)
+
+
+def _choice(sampling: Sampling, asked: Sequence[tuple[list[int], int]]) -> dict[str, Any]:
+    """Arguments for transformers: always the likeliest token, of logits that hold the draw already."""
+    greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if sampling.temperature == 0:
-        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    return {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        return greedy
+    from transformers import LogitsProcessorList
+
+    return {**greedy, "logits_processor": LogitsProcessorList([_Draw(sampling, asked)])}
 
 
-def _cut(ids: list[int], stops: list[int]) -> Written:
+class _Draw:
+    """Adds Gumbel noise to each row's log-probabilities, so that their greatest is a draw from the distribution.
+
+    Every row has a generator of its own, seeded by (seed, prompt, sample): a text does not depend on the batch.
+    Source: Maddison, Tarlow and Minka 2014, arXiv:1411.0030, sec. 2; nucleus: Holtzman et al. 2019, arXiv:1904.09751.
+    """
+
+    def __init__(self, sampling: Sampling, asked: Sequence[tuple[list[int], int]]):
+        self._sampling = sampling
+        self._generators = [
+            torch.Generator().manual_seed(_seed(sampling.seed, prompt, sample)) for prompt, sample in asked
+        ]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        logits = scores.float() / self._sampling.temperature
+        if self._sampling.top_p < 1:
+            logits = logits.masked_fill(_outside(logits, self._sampling.top_p), -torch.inf)
+        noise = torch.stack([torch.empty(logits.shape[-1]).exponential_(generator=g) for g in self._generators])
+        return logits - noise.clamp(min=1e-30).log().to(logits.device)
+
+
+def _outside(logits: Tensor, share: float) -> Tensor:
+    """Which tokens lie outside the smallest set of the likeliest ones that has this share of the probability."""
+    ranked, order = logits.softmax(-1).sort(-1, descending=True)
+    before = ranked.cumsum(-1) - ranked
+    return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= share)
+
+
+def _seed(seed: int, prompt: Sequence[int], sample: int) -> int:
+    """63 bits that follow from seed, prompt and the sample's number.
+
+    >>> _seed(0, [1, 2], 0) == _seed(0, [1, 2], 0) != _seed(0, [1, 2], 1)
+    True
+    """
+    text = f"{seed}|{sample}|{','.join(map(str, prompt))}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _cut(ids: list[int], stops: Sequence[int]) -> Written:
     for place, token in enumerate(ids):
         if token in stops:
             return Written(ids[:place], True)

@@ -30,7 +30,7 @@ from .health import WATCHED, Watch
 from .memory import is_out_of_memory, peak_bytes
 from .precision import arithmetic
 from .processes import ALONE, Processes
-from .step import Step, count_units
+from .step import Step, Words, count_units
 
 
 class Rows(Protocol):
@@ -102,6 +102,7 @@ class Work:
         validations: validations in each epoch.
         mask: which of the model's own weights move, where the choice is made or changes in training.
         together: the processes that share every step's rows.
+        words: makes ids of a text, for terms that put words around rows.
     """
 
     host: Host
@@ -125,6 +126,7 @@ class Work:
     validations: int = 1
     mask: Mask | None = None
     together: Processes = ALONE
+    words: Words | None = None
 
 
 @dataclass
@@ -237,8 +239,9 @@ class Loop:
         moved = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
         keep = {what for term in self.work.losses for what in term.keeps}
         return Step(
-            self.work.host, moved, self.work.head, progress=self._progress(), keep=keep, moved=self.state.step > 0
-        )
+            self.work.host, moved, self.work.head, progress=self._progress(), keep=keep, moved=self.state.step > 0,
+            words=self.work.words,
+        )  # fmt: skip
 
     # ------------------------------------------------------------------ the loop
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ..host import Host
 from ..losses import Loss
+from . import cloze
 from .batches import micro_batches
 from .loop import Rows
 from .memory import is_out_of_memory
@@ -137,7 +138,8 @@ def features(reading: Reading, rows: Rows, indices: np.ndarray | None = None, *,
     def mean(step: Step) -> np.ndarray:
         hidden = trunk(**step.inputs).last_hidden_state.float()
         mask = step.batch["attention_mask"].unsqueeze(-1)
-        return ((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu().numpy()
+        means = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return (cloze.row_means(hidden, step.batch) if step.head in cloze.HEADS else means).cpu().numpy()
 
     found: np.ndarray | None = None
     with contextlib.nullcontext() if tuned else reading.host.off():

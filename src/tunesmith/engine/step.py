@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError, RunError
 from ..host import Host
+from . import cloze
 from .passes import (
     ACTIVATIONS,
     STATES,
@@ -26,11 +27,26 @@ from .passes import (
     mlp_inputs,
 )
 
+NEVER = -1e4
+"""The logit of a class that a row cannot have: a probability of 0 in every precision."""
+
 IGNORED = -100
 """The label of a place where nothing is supervised."""
 
-NOT_INPUTS = ("labels", "good", "pairs", "controlled")
+NOT_INPUTS = ("labels", "good", "pairs", "controlled", "source", "choices", "rationale", *cloze.PLAN)
 """What a batch holds for the losses; the model does not see it."""
+
+ROW_HEADS = ("sequence-classification", *cloze.HEADS)
+"""The heads that give one answer a row."""
+
+
+class Words(Protocol):
+    """A tokenizer, as far as a loss needs it."""
+
+    @property
+    def around(self) -> tuple[list[int], list[int]]: ...
+
+    def ids(self, text: str) -> list[int]: ...
 
 
 def supervised(labels: Tensor, head: str) -> Tensor | None:
@@ -38,7 +54,7 @@ def supervised(labels: Tensor, head: str) -> Tensor | None:
 
     A causal model predicts the next token, so its mask lies one place to the left of the labels.
     """
-    if head == "sequence-classification":
+    if head in ROW_HEADS:
         return None
     if head != "causal-lm":
         return labels != IGNORED
@@ -59,10 +75,12 @@ class Step:
     Args:
         host: the model with its parts.
         batch: tensors on the model's device; ``labels`` among them.
-        head: the kind of head: ``sequence-classification``, ``token-classification``, ``causal-lm``, ``seq2seq-lm``.
+        head: the kind of head: ``sequence-classification``, ``token-classification``, ``causal-lm``, ``seq2seq-lm``,
+            ``masked-cloze`` or ``causal-cloze``, whose batch says what is asked where (`cloze`).
         progress: share of the run that lies behind, 0 to 1.
         keep: what the main pass keeps for the losses that ask for it (``states``, ``activations``).
         moved: whether training has begun, so that the model's own weights may not be the base's any more.
+        words: makes ids of a text, for terms that put words around rows.
     """
 
     def __init__(
@@ -74,6 +92,7 @@ class Step:
         progress: float = 0.0,
         keep: Collection[str] = (),
         moved: bool = False,
+        words: Words | None = None,
     ):
         self.host = host
         self.batch = batch
@@ -82,6 +101,7 @@ class Step:
         self.labels = batch["labels"]
         self.mask = supervised(self.labels, head)
         self.moved = moved
+        self._words = words
         self._keep = frozenset(keep)
         self._draws = 0
 
@@ -168,13 +188,16 @@ class Step:
             change = embed if shift is None else lambda e: e + shift
             stack.enter_context(embedded(self.host.model, change))
             activations = stack.enter_context(mlp_inputs(self.host, ACTIVATIONS in keep))
-            if self._writes:
-                assert self.mask is not None
-                stack.enter_context(self.host.head_only_at(self.mask))
+            if self._places is not None:
+                stack.enter_context(self.host.head_only_at(self._places))
             if STATES in keep:
                 changes = {**changes, "output_hidden_states": True}
             output = call(self.host, self._inputs(changes), weights)
         logits = output.logits if self.mask is None or self._writes else output.logits[self.mask]
+        if self.head in cloze.HEADS:
+            logits = cloze.class_scores(logits, self.batch)
+        if "choices" in self.batch:
+            logits = logits.masked_fill(~self.batch["choices"], NEVER)
         states = layer_states(output) if STATES in keep else []
         return Pass(logits, hidden[-1], self._features, states, activations)
 
@@ -216,7 +239,7 @@ class Step:
 
     def on(self, batch: dict[str, Tensor]) -> Step:
         """Another batch, seen by the same model."""
-        return Step(self.host, batch, self.head, progress=self.progress, moved=self.moved)
+        return Step(self.host, batch, self.head, progress=self.progress, moved=self.moved, words=self._words)
 
     # ------------------------------------------------------------------ what else a loss may ask for
 
@@ -239,6 +262,34 @@ class Step:
     def names(self) -> list[str]:
         """The names of the outputs of a head with classes."""
         return list((getattr(self.host.model.config, "id2label", None) or {}).values())
+
+    @property
+    def places(self) -> int | None:
+        """Most places of a row that the model can read, as far as its configuration says."""
+        return getattr(self.host.model.config, "max_position_embeddings", None)
+
+    def tokens(self, text: str) -> list[int]:
+        """A text as ids of the base's tokenizer, without special tokens.
+
+        Raises:
+            RunError: the step was made without a tokenizer.
+        """
+        return self._tokenizer.ids(text)
+
+    @property
+    def around(self) -> tuple[list[int], list[int]]:
+        """The ids that the base's tokenizer puts before and behind every text.
+
+        Raises:
+            RunError: the step was made without a tokenizer.
+        """
+        return self._tokenizer.around
+
+    @property
+    def _tokenizer(self) -> Words:
+        if self._words is None:
+            raise RunError("a term of the loss needs the tokenizer, which this loop was not given")
+        return self._words
 
     @property
     def special(self) -> list[int]:
@@ -286,7 +337,28 @@ class Step:
         """Whether the head is a language model's, whose logits are too many to be held at every place."""
         return self.head in ("causal-lm", "seq2seq-lm")
 
+    @property
+    def _places(self) -> Tensor | None:
+        """Where a language model's head is applied; None for any other head, which is applied everywhere."""
+        return cloze.places(self.batch) if self.head in cloze.HEADS else self.mask if self._writes else None
+
+    def vocabulary(self, places: Tensor, **changes: Any) -> Tensor:
+        """A language model's logits over its vocabulary at other places, from a pass of its own.
+
+        Args:
+            places: bool of the shape of ``input_ids``.
+            changes: what replaces parts of the batch.
+
+        Returns:
+            (places, vocabulary), row by row.
+        """
+        with self.host.head_only_at(places):
+            found: Tensor = self.host(**self._inputs(changes)).logits
+        return found
+
     def _features(self, hidden: Tensor) -> Tensor:
+        if self.head in cloze.HEADS:
+            return cloze.row_means(hidden, self.batch)
         if self.mask is not None:
             return hidden[self.mask]
         there = self.attended.unsqueeze(-1).to(hidden.dtype)

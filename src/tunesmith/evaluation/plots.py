@@ -56,6 +56,7 @@ def _curve(curve: Mapping[str, Any]) -> Any:
         axes.plot(
             curve["validation_step"], curve["validation_loss"], "o-", color=BEFORE, markersize=4, label="validation"
         )
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.legend()

@@ -35,7 +35,8 @@ class Step(Protocol):
 
     @property
     def head(self) -> str:
-        """``sequence-classification``, ``token-classification``, ``causal-lm`` or ``seq2seq-lm``."""
+        """``sequence-classification``, ``token-classification``, ``causal-lm``, ``seq2seq-lm``, or a cloze's:
+        ``masked-cloze``, ``causal-cloze``."""
 
     @property
     def progress(self) -> float:
@@ -130,6 +131,17 @@ class Step(Protocol):
     def names(self) -> list[str]:
         """The names of the classes."""
 
+    @property
+    def places(self) -> int | None:
+        """Most places of a row that the model can read, as far as its configuration says."""
+
+    def tokens(self, text: str) -> list[int]:
+        """A text as ids of the base's tokenizer, without special tokens."""
+
+    @property
+    def around(self) -> tuple[list[int], list[int]]:
+        """The ids that the base's tokenizer puts before and behind every text."""
+
     def other(self, model: Any, keep: Collection[str] = ()) -> Any:
         """What another model says of the same batch (`Pass` with ``states``), without gradient and drop-out."""
 
@@ -138,6 +150,9 @@ class Step(Protocol):
 
     def forward(self, **changes: Any) -> Any:
         """Another forward pass of the model, with parts of the batch replaced; its own output object."""
+
+    def vocabulary(self, places: Tensor, **changes: Any) -> Tensor:
+        """A language model's logits over its vocabulary at other places, (places, vocabulary), from another pass."""
 
     def base(self) -> Tensor:
         """The base model's logits at the same places, without gradient; the term has ``compares = True``."""

@@ -13,7 +13,7 @@ class CoTuning(Loss):
     """The likelihood of rows in which some words were swapped, on the fly, for near ones that hurt the most.
 
     At the places where it hurts most to first order, a token is swapped for one of its nearest in the embedding table.
-    The first and the last token of a row stay. It goes beside ``cross_entropy``. Source: Mathur and Kanneganti 2020,
+    The first and the last token of a row stay. It goes beside ``cross_entropy``. Source: Mein, Hartman and Morris 2020,
     "FireBERT", arXiv:2008.04203 (co-tuning); the search: Ebrahimi et al. 2018, "HotFlip", arXiv:1712.06751, eq. 2.
 
     Settings:

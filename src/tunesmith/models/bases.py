@@ -24,6 +24,8 @@ HEADS = {
     "token-classification": "AutoModelForTokenClassification",
     "causal-lm": "AutoModelForCausalLM",
     "seq2seq-lm": "AutoModelForSeq2SeqLM",
+    "masked-cloze": "AutoModelForMaskedLM",
+    "causal-cloze": "AutoModelForCausalLM",
 }
 
 
@@ -121,7 +123,8 @@ def load(
     seed: int = 0,
     problem: str | None = None,
 ) -> Loaded:
-    """Load a base with a head: ``sequence-classification``, ``token-classification``, ``causal-lm`` or ``seq2seq-lm``.
+    """Load a base with a head: ``sequence-classification``, ``token-classification``, ``causal-lm`` or ``seq2seq-lm``;
+    ``masked-cloze`` and ``causal-cloze`` are a language model's head that tells classes by words.
 
     ``labels`` name the outputs of a classifier; without labels a sequence classifier predicts one number.
     ``problem`` overrides transformers' ``problem_type``, e.g. ``multi_label_classification``. Weights that the base
@@ -148,7 +151,13 @@ def load(
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"cannot be loaded for {head} ({_first_line(error)})", where=info.path) from error
         fresh = set(report["missing_keys"]) | {entry[0] for entry in report["mismatched_keys"]}
-        fresh |= _renew_foreign_head(model, info, labels, fresh)
+        if head == "masked-cloze" and fresh:
+            raise InputError(
+                "has no masked-language-model head", where=info.name,
+                expected="a base that has one (packaged: splade-tiny), or a causal one (smollm2-135m, gemma3-270m)",
+            )  # fmt: skip
+        if "cloze" not in head:
+            fresh |= _renew_foreign_head(model, info, labels, fresh)
     _check_share(model, info, fresh)
     _set_padding(model, info)
     return Loaded(model, sorted(fresh))
@@ -171,8 +180,10 @@ def sketch(info: BaseInfo, head: str, *, labels: Sequence[str] | None = None, pr
     config = _configured(info, head, labels, problem)
     with quiet(), torch.random.fork_rng(devices=[]):
         model = getattr(transformers, HEADS[head]).from_config(config, dtype=torch.float32)
-        fresh = _not_stored(model, folders.shapes_of(folders.weights_of(info.path)))
-        fresh |= _renew_foreign_head(model, info, labels, fresh)
+        fresh = set()
+        if "cloze" not in head:
+            fresh = _not_stored(model, folders.shapes_of(folders.weights_of(info.path)))
+            fresh |= _renew_foreign_head(model, info, labels, fresh)
     _set_padding(model, info)
     return Loaded(model, sorted(fresh))
 
@@ -204,7 +215,8 @@ def _read(path: Path, name: str, revision: str | None, architecture: Architectur
 
 
 def _check_head(info: BaseInfo, head: str) -> None:
-    needed = {"causal-lm": "decoder", "seq2seq-lm": "encoder-decoder"}.get(head, info.architecture)
+    needed = {"causal-lm": "decoder", "causal-cloze": "decoder", "masked-cloze": "encoder",
+              "seq2seq-lm": "encoder-decoder"}.get(head, info.architecture)  # fmt: skip
     if info.architecture != needed:
         raise InputError(
             f"is an {info.architecture}" if info.architecture.startswith("e") else f"is a {info.architecture}",

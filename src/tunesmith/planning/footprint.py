@@ -260,7 +260,7 @@ def _batch(work: Work, rows: Rows, indices: np.ndarray, mode: FakeTensorMode) ->
         places = supervised(batch["labels"], work.head)
         units = count_units(batch["labels"], work.head)
     shape = tuple(places.shape) if places is not None else tuple(batch["labels"].shape)
-    writes = work.head in ("causal-lm", "seq2seq-lm")
+    writes = "classification" not in work.head
     vocabulary = work.host.model.config.get_text_config(decoder=True).vocab_size if writes else -1
     return batch, Trace(units, shape, vocabulary)
 

@@ -123,8 +123,7 @@ class Trace(TorchDispatchMode):
         return 1.0 if tensor.is_floating_point() else self.units
 
     def _true(self, mask: Tensor) -> int:
-        alike = mask.ndim == len(self.places) and mask.shape[0] == self.places[0]
-        return self.units if alike else mask.numel()
+        return self.units if mask.shape[0] == self.places[0] else mask.numel()
 
     def _plain(self, indices: Iterable[Tensor | None]) -> Iterator[Tensor | None]:
         """Masks as the indices of as many places as are true."""

@@ -25,7 +25,7 @@ def tune(
     name: str | None = None,
     force: bool = False,
     resume: bool = False,
-    progress: str = "auto",
+    progress: str | Listener = "auto",
     **options: Any,
 ) -> Run:
     """Fine-tune a base on rows, report it against its base, and keep the run in a folder.
@@ -37,7 +37,7 @@ def tune(
         name: name of the run; None makes one from the rows that is still free.
         force: replace a run of this name.
         resume: go on with a run of this name that was cut off.
-        progress: ``auto``, ``bar``, ``lines``, ``json`` or ``quiet``.
+        progress: ``auto``, ``bar``, ``lines``, ``json`` or ``quiet``; or a function that hears every event.
         **options: any option of a recipe (``adapter=ts.LoRA(rank=8)``, ``mask="head"``, ``seed=1``,
             ``budget={"minutes": 5}``), and ``epochs``, ``steps``, ``minutes``, ``patience`` of its budget by themselves.
 

@@ -29,7 +29,7 @@ from ..models.bases import load
 from ..parts import Chosen, of_kind
 from ..recipe import Recipe
 from .build import problem_of
-from .measure import PLAIN_BASE, PROBED_BASE, WRITERS, Probe, answers, probe_rows
+from .measure import Probe, answers, answers_itself, name_of_base, probe_rows
 from .prepare import Prepared, group_of
 
 
@@ -44,7 +44,8 @@ class InMemory:
     def __init__(self, pieces: Sequence[Sequence[Encoding]], originals: Sequence[Row]):
         self._originals = list(originals)
         self._records = [
-            {"input_ids": p.input_ids, "labels": p.labels, "token_type_ids": p.token_type_ids, "words": p.words}
+            {"input_ids": p.input_ids, "labels": p.labels, "token_type_ids": p.token_type_ids, "words": p.words,
+             "views": p.views, "asked": p.asked, "source": p.source, "rationale": p.rationale}
             for row in pieces for p in row
         ]  # fmt: skip
         self.rows = np.repeat(np.arange(len(pieces)), [len(row) for row in pieces])
@@ -87,7 +88,7 @@ class BaseAndTuned:
         self.source = str(prepared.recipe.rows.train)
         self.group = group_of(prepared.recipe)
         self.seed = prepared.recipe.seed
-        self.base_name = PLAIN_BASE if self.task.name in WRITERS else PROBED_BASE
+        self.base_name = name_of_base(self.task)
         self._held_out = held_out
         self._probe = probe
         self._answered: dict[bool, list[tuple[dict[str, int], Answers]]] = {False: [], True: []}
@@ -148,7 +149,7 @@ class BaseAndTuned:
                 return _taken(said, [places[key] for key in keys])
         held = InMemory(pieces, rows)
         every = np.arange(len(held))
-        if not tuned and self.task.name not in WRITERS:
+        if not tuned and not answers_itself(self.task):
             found = self.probe.answers(self._base, held, every)
         else:
             with self._model(tuned) as reading:
@@ -163,7 +164,9 @@ class BaseAndTuned:
     def _keys(self, rows: Sequence[Row], pieces: Sequence[Sequence[Encoding]]) -> list[str]:
         """What tells apart rows that the model reads differently: their ids and what is asked of them."""
         truth = [self.task.target(row) if self.task.name == "tag" else None for row in rows]
-        return [repr(([(p.input_ids, p.labels) for p in row], a)) for row, a in zip(pieces, truth, strict=True)]
+        return [
+            repr(([(p.views or p.input_ids, p.labels) for p in row], a)) for row, a in zip(pieces, truth, strict=True)
+        ]
 
     def _keep(self, tuned: bool, keys: list[str], said: Answers) -> None:
         self._answered[tuned].append(({key: i for i, key in enumerate(keys)}, said))

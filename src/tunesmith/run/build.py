@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from .. import artefacts
-from ..engine.step import Step
+from ..engine import cloze
+from ..engine.step import ROW_HEADS, Step
 from ..errors import InputError
 from ..host import Host
 from ..losses import Loss
@@ -101,8 +102,11 @@ def load_terms(recipe: Recipe, host: Host, head: str, folder: Path) -> list[Loss
     if not terms:
         return []
     ids = torch.ones(1, 2, dtype=torch.long, device=next(host.parameters()).device)
-    labels = ids[:, 0] * 0 if head == "sequence-classification" else ids * 0
-    step = Step(host, {"input_ids": ids, "attention_mask": ids, "labels": labels}, head)
+    labels = ids[:, 0] * 0 if head in ROW_HEADS else ids * 0
+    batch = {"input_ids": ids, "attention_mask": ids, "labels": labels}
+    if head in cloze.HEADS:
+        batch |= {"asked": ids.new_zeros(1, 5), "shares": ids[0, :1] * 1.0, "mean_words": ids[:, :1] * 1.0}
+    step = Step(host, batch, head)
     with torch.no_grad():
         for term in terms:
             term.start(step)

@@ -30,6 +30,7 @@ from ..engine.loop import Budget, Loop, Work
 from ..engine.memory import give_back
 from ..engine.precision import pick
 from ..engine.predict import Reading, features, read
+from ..engine.step import ROW_HEADS
 from ..errors import InputError, Interrupted, RunError
 from ..evaluation.answers import Answers
 from ..host import Host
@@ -411,13 +412,14 @@ def _work(made: Trained) -> Work:
         validate=(lambda: _validation_loss(made, validation)) if len(validation) else None,
         validations=recipe.checks.validations,
         mask=recipe.mask.build() if recipe.mask else None,
+        words=made.prepared.reader,
     )
 
 
 def _validation_loss(made: Trained, rows: Any) -> float:
     """The task's own loss on the validation rows."""
     outputs = read(made.reading, rows)
-    if made.prepared.head != "sequence-classification":
+    if made.prepared.head not in ROW_HEADS:
         return float(outputs.loss.sum() / max(1, outputs.units.sum()))
     logits = torch.from_numpy(outputs.logits).float()
     labels = torch.tensor(labels_of(rows))

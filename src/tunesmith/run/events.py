@@ -118,12 +118,14 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def listener(style: str = "auto") -> Listener:
+def listener(style: str | Listener = "auto") -> Listener:
     """The listener that fits where the output goes: a bar on a terminal, plain lines elsewhere.
 
     Args:
-        style: ``auto``, ``bar``, ``lines``, ``json`` or ``quiet``.
+        style: ``auto``, ``bar``, ``lines``, ``json`` or ``quiet``; or a listener, which is taken as it is.
     """
+    if not isinstance(style, str):
+        return style
     if style == "quiet":
         return lambda event: None
     if style == "json":

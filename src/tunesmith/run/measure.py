@@ -25,7 +25,19 @@ PROBE_TOKENS = 20_000
 WRITERS = ("generate", "chat", "lm", "prefer")
 """Tasks whose base answers by itself, with the head that it came with; the others' base is asked by a linear probe."""
 
-PLAIN_BASE, PROBED_BASE = "base (zero-shot)", "base (linear probe)"
+PLAIN_BASE, PROBED_BASE, IN_CONTEXT = "base (zero-shot)", "base (linear probe)", "base (in context)"
+
+
+def answers_itself(task: Task) -> bool:
+    """Whether the base answers with the head that it came with."""
+    return task.name in WRITERS or "cloze" in task.settings
+
+
+def name_of_base(task: Task) -> str:
+    """Who answers for the base."""
+    if not answers_itself(task):
+        return PROBED_BASE
+    return IN_CONTEXT if task.settings.get("cloze", {}).get("demonstrations") else PLAIN_BASE
 
 
 class Held(Rows, Protocol):
@@ -180,10 +192,13 @@ def before_training(
     known = [train.take([i])[0]["labels"] for i in probe.drawn]
     labels, multi = task.labels or (), bool(getattr(task, "multi", False))
     floor_name = "mean" if task.name == "regress" else "majority class"
-    return {
+    found = {
         floor_name: baselines.constant(known, truth, labels, multi=multi),
         PROBED_BASE: probe.answers(reading, test, chosen),
     }
+    if answers_itself(task):
+        found[name_of_base(task)] = answers(task, test, read(reading, test, chosen), chosen)
+    return found
 
 
 def write_texts(

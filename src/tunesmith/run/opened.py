@@ -156,6 +156,19 @@ class Run:
         assert said.probabilities is not None
         return [self._named(p) for p in said.probabilities]
 
+    def probabilities(self, rows: Any) -> np.ndarray:
+        """The probability of each of the task's labels for each row, shape (rows, labels).
+
+        Raises:
+            InputError: the run's task has no classes.
+        """
+        if self.task.name not in ("classify", "pair"):
+            raise InputError(f"task {self.task.name} has no classes", where=self.folder, fix="use predict")
+        encoded = self._encode(self._table(rows))
+        said = answers(self.task, encoded, engine.read(self.reading, encoded), np.arange(len(encoded)))
+        assert said.probabilities is not None
+        return said.probabilities
+
     def _named(self, share: np.ndarray) -> dict[str, Any]:
         labels = self.task.labels or []
         if self._multi:
@@ -181,10 +194,18 @@ class Run:
         if self.task.name not in ("generate", "chat", "lm", "prefer"):
             raise InputError(f"task {self.task.name} writes no text", where=self.folder, fix="use predict")
         table = self._table(list(prompts))
-        with self.host.off() if base else _nothing():
-            if base and not self.recipe.adapter:
-                raise InputError("the run holds no base beside its model", where=self.folder, fix="use the base itself")
+        with self.base_only() if base else _nothing():
             return self._write([table[i] for i in range(len(table))], Sampling(tokens, temperature, 1.0, seed))
+
+    def base_only(self) -> Any:
+        """A block inside which the model is the base that the run started from; no second copy is loaded.
+
+        Raises:
+            InputError: the run moved the model's own weights, and has no base beside them.
+        """
+        if not self._beside_base:
+            raise InputError("the run holds no base beside its model", where=self.folder, fix="use the base itself")
+        return self.host.off()
 
     def _write(self, rows: list[dict[str, Any]], sampling: Sampling = Sampling()) -> list[str]:  # noqa: B008
         task: Any = self.task
@@ -229,7 +250,7 @@ class Run:
         if isinstance(rows, str) and not Path(rows).exists() and ":" not in rows and self.task.name != "lm":
             raise InputError("is no file", where=rows, expected="a file, or a list of texts")
         if isinstance(rows, list | tuple) and rows and not isinstance(rows[0], Mapping):
-            rows = [self._as_row(value) for value in rows]
+            rows = [self.as_row(value) for value in rows]
         table = read(rows)
         missing = [c for r, c in self.task.columns.items() if r in _INPUTS and c not in table.columns]
         missing = [c for c in missing if c != self.task.columns.get("input")]
@@ -241,7 +262,8 @@ class Run:
             )
         return table
 
-    def _as_row(self, value: Any) -> dict[str, Any]:
+    def as_row(self, value: Any) -> dict[str, Any]:
+        """A row with the run's columns out of what is asked: a text, a pair of texts, words, or a conversation."""
         columns = self.task.columns
         if self.task.name == "chat":
             spoken = [{"role": "user", "content": value}] if isinstance(value, str) else list(value)
@@ -332,7 +354,7 @@ class Run:
         save_tokenizer(other.reader, other.host, target, chats=self.task.name == "chat")
 
 
-_INPUTS = ("text", "second", "tokens", "prompt", "messages")
+_INPUTS = ("text", "second", "tokens", "prompt", "messages", "source")
 
 
 def _manifest(folder: Path) -> list[str]:

@@ -19,6 +19,7 @@ from ..data.reader import Reader
 from ..data.rows import Rows, read
 from ..data.split import drop_leaks, split
 from ..data.tasks import Task
+from ..data.tasks.classify import Classify, label_name
 from ..errors import InputError
 from ..models.bases import BaseInfo, resolve
 from ..recipe import Recipe
@@ -141,7 +142,29 @@ def part(recipe: Recipe, rows: Rows, task: Task) -> Parted:
     if recipe.rows.limit:
         drawn = np.random.default_rng(recipe.rows.seed).permutation(len(indices["train"]))[: recipe.rows.limit]
         indices["train"] = indices["train"][np.sort(drawn)]
+    if recipe.rows.shots:
+        for name in ("train", "validation"):
+            indices[name], counts = few(tables[name], task, indices[name], recipe.rows.shots, recipe.rows.seed)
+            facts.setdefault("shots", counts)
     return Parted(tables, indices, facts)
+
+
+def few(rows: Rows, task: Task, indices: np.ndarray, shots: int, seed: int) -> tuple[np.ndarray, dict[str, int]]:
+    """At most ``shots`` of these rows for each label, drawn by the seed, ascending; and how many each label has.
+
+    Raises:
+        InputError: the task has no classes.
+    """
+    if task.name not in ("classify", "pair") or getattr(task, "multi", False) or task.sources:
+        raise InputError("rows cannot be drawn by label", where="rows.shots", expected="a task with one label a row")
+    names = [label_name(v) for v in rows.column(task.columns["label"]).take(indices).to_pylist()]
+    counts = dict.fromkeys(task.labels or [], 0)
+    kept = []
+    for i in np.random.default_rng(seed).permutation(len(indices)):
+        if counts[names[i]] < shots:
+            counts[names[i]] += 1
+            kept.append(indices[i])
+    return np.sort(np.array(kept, dtype=np.int64)), counts
 
 
 def prepare(recipe: Recipe, say: Say = lambda text: None) -> Prepared:
@@ -165,6 +188,8 @@ def prepare(recipe: Recipe, say: Say = lambda text: None) -> Prepared:
         say(f"rows of one {group} stay in one split")
     if recipe.base is None:
         say(f"base: {base.name} (packaged; choose another with --base)")
+    if isinstance(task, Classify) and "cloze" in task.settings:
+        settle_cloze(task, recipe, base, parted, say)
     reader = make_reader(recipe, base, rows, task)
     if task.name == "chat" and not reader.has_template:
         say(f"{base.name} has no chat template: a plain one is used (User: ..., Assistant: ...)")
@@ -178,6 +203,15 @@ def prepare(recipe: Recipe, say: Say = lambda text: None) -> Prepared:
     for line in describe(facts):
         say(line)
     return Prepared(complete, base, task, reader, parted, encoded, facts)
+
+
+def settle_cloze(task: Classify, recipe: Recipe, base: BaseInfo, parted: Parted, say: Say) -> None:
+    """Settle the words and examples of a task that is told by filling a blank, and say what they are."""
+    from .settling import settle  # loads the model library
+
+    reader = Reader(base.tokenizer(), base.architecture, max_length=recipe.length.max or base.max_length or 1024)
+    for line in settle(task, base, parted.tables["train"], parted.indices["train"], recipe.rows.seed, reader):
+        say(line)
 
 
 def make_reader(recipe: Recipe, base: BaseInfo, rows: Rows, task: Task) -> Reader:
@@ -238,6 +272,9 @@ def describe(facts: dict[str, Any]) -> list[str]:
     lines.append(f"rows: {sizes}; {facts['duplicates']:,} duplicates, none across splits")
     lines += [f"{n:,} training rows that are also in {k} were left out" for k, n in facts["leaks"].items() if n]
     train = splits["train"]
+    if "shots" in facts:
+        drawn = ", ".join(f"{label} {n}" for label, n in list(facts["shots"].items())[:6])
+        lines.append(f"few rows of each label: {drawn}{' and others' if len(facts['shots']) > 6 else ''}")
     lines.append(
         f"length: up to {facts['max_length']} tokens; train has {train['tokens']:,} tokens, "
         f"{train['supervised']:,} supervised units"

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from ..reader import Reader
 
 
+IGNORED = -100
+"""The label of a place where nothing is asked."""
+
+
 @dataclass
 class Encoding:
     """A row as token ids.
@@ -31,6 +35,10 @@ class Encoding:
         good: for a rated answer, whether it is a good one.
         other: the worse answer to the same prompt.
         controlled: whether a mark of its kind stands before the prompt.
+        views: for a cloze, all the sequences that the row becomes; ``input_ids`` is the first.
+        asked: for a cloze, what is asked in them: sequences, places, tokens and words, in four lists.
+        source: which of several tasks the row belongs to, by its place in the task's ``sources``.
+        rationale: for each token, whether it is part of the reason for the label; -100 where that is not known.
     """
 
     input_ids: list[int]
@@ -42,6 +50,10 @@ class Encoding:
     good: bool | None = None
     other: Encoding | None = None
     controlled: bool | None = None
+    views: list[list[int]] | None = None
+    asked: list[list[int]] | None = None
+    source: int | None = None
+    rationale: list[int] | None = None
 
 
 class Task:
@@ -57,6 +69,7 @@ class Task:
         per_token: whether labels stand at tokens rather than at rows.
         heads: kind of head for each architecture; what is missing cannot do this task.
         options: settings of the task with their defaults.
+        sources: names of the tasks that the rows belong to; None where they are all of one.
     """
 
     name: ClassVar[str] = ""
@@ -76,8 +89,10 @@ class Task:
         labels: Sequence[str] | None = None,
         options: Mapping[str, Any] | None = None,
         notes: Sequence[str] = (),
+        sources: Sequence[str] | None = None,
     ):
         self.columns = dict(columns)
+        self.sources = list(sources) if sources is not None else None
         self.labels = list(labels) if labels is not None else None
         self.settings = {**self.options, **(options or {})}
         self.notes = list(notes)
@@ -94,7 +109,7 @@ class Task:
     @property
     def input_columns(self) -> list[str]:
         """The columns that the model sees: what makes two rows the same."""
-        answers = {"label", "tags", "completion", "chosen", "rejected"}
+        answers = {"label", "tags", "completion", "chosen", "rejected", "source", "rationale"}
         return [column for role, column in self.columns.items() if role not in answers]
 
     def head(self, architecture: str) -> str:
@@ -112,7 +127,8 @@ class Task:
 
     def describe(self) -> dict[str, Any]:
         """The task as JSON; `from_dict` makes it again."""
-        return {"name": self.name, "columns": self.columns, "labels": self.labels, "settings": self.settings}
+        known = {"name": self.name, "columns": self.columns, "labels": self.labels, "settings": self.settings}
+        return known if self.sources is None else {**known, "sources": self.sources}
 
     def learn(self, rows: Rows) -> None:
         """Take from the rows what the task has to know of them, such as its labels, and check every row.
@@ -121,6 +137,14 @@ class Task:
             InputError: a row lacks what the task asks for.
         """
         self.check(rows)
+        if "source" in self.columns:
+            found = rows.column(self.columns["source"])
+            if found.null_count:
+                raise InputError(
+                    f"column {self.columns['source']!r} is empty in {found.null_count} rows", where=rows.source
+                )
+            self.sources = sorted(found.unique().to_pylist())
+            self.notes.append(f"{len(self.sources)} tasks in {self.columns['source']}: {', '.join(self.sources[:6])}")
 
     def check(self, rows: Rows) -> None:
         """Check every row, streamed.
@@ -148,6 +172,19 @@ class Task:
     def value(self, row: Mapping[str, Any], role: str) -> Any:
         """A row's value for a role; None where the role has no column."""
         return row[self.columns[role]] if role in self.columns else None
+
+    def source(self, row: Mapping[str, Any]) -> int | None:
+        """Which task a row belongs to; None where there is one only.
+
+        Raises:
+            InputError: it is none of those of the training rows.
+        """
+        if self.sources is None:
+            return None
+        name = self.value(row, "source")
+        if name not in self.sources:
+            raise InputError(f"task {name!r} was not among the training rows", expected=", ".join(self.sources))
+        return self.sources.index(name)
 
     # ------------------------------------------------------------------ what a task defines
 
@@ -178,7 +215,8 @@ def every() -> Mapping[str, type[Task]]:
 def from_dict(described: Mapping[str, Any]) -> Task:
     """The task that `Task.describe` described."""
     kind = every()[described["name"]]
-    return kind(described["columns"], labels=described["labels"], options=described["settings"])
+    sources = described.get("sources")
+    return kind(described["columns"], labels=described["labels"], options=described["settings"], sources=sources)
 
 
 def find(name: str) -> type[Task]:

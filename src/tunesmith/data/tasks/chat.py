@@ -63,13 +63,14 @@ class Chat(Task):
         return [[reader.chat(self.messages(row))] for row in rows]
 
     def target(self, row: Mapping[str, Any]) -> str:
-        return str(self.messages(row)[self._last(row)].get("content", ""))
+        return str(self.messages(row)[self.last(row)].get("content", ""))
 
     def prompt_ids(self, row: Mapping[str, Any], reader: Reader) -> list[int]:
         """The ids after which the model writes the last turn of the assistant."""
-        return reader.chat_prompt(self.messages(row)[: self._last(row)])
+        return reader.chat_prompt(self.messages(row)[: self.last(row)])
 
-    def _last(self, row: Mapping[str, Any]) -> int:
+    def last(self, row: Mapping[str, Any]) -> int:
+        """The place of the assistant's last turn; behind all where it has none."""
         turns = [m["role"] for m in self.messages(row)]
         return len(turns) - 1 - turns[::-1].index("assistant") if "assistant" in turns else len(turns)
 

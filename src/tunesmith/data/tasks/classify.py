@@ -3,11 +3,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import InputError
+from .. import cloze
+from ..blanks import Cloze
 from ..rows import Rows
-from . import Encoding, Task
+from . import IGNORED, Encoding, Task
 
 if TYPE_CHECKING:
     from ..reader import Reader
@@ -17,21 +20,58 @@ SEPARATORS = "|;"
 
 
 class Classify(Task):
-    """One label, or several, for a text."""
+    """One label, or several, for a text.
+
+    Where a column tells several tasks apart (``source``), each row is answered among its own task's labels, which get
+    the task's name in front. A column of reasons (``rationale``: words or passages of the text) marks tokens.
+
+    Settings: ``multi``, whether a row can have several; ``cloze`` tells classes by filling a blank in place of a new
+    head (`tunesmith.data.cloze`).
+    """
 
     name = "classify"
     roles: ClassVar[Mapping[str, Sequence[str]]] = {
         "text": ("text", "sentence", "review", "content", "question", "document", "comment", "tweet", "message",
                  "body", "utterance", "query", "title"),
         "label": ("label", "labels", "class", "category", "target", "sentiment", "intent", "topic", "rating", "tag"),
+        "source": (),
+        "rationale": (),
     }  # fmt: skip
+    optional: ClassVar[frozenset[str]] = frozenset({"source", "rationale"})
     metric = "accuracy"
     heads: ClassVar[Mapping[str, str]] = {
         "encoder": "sequence-classification",
         "decoder": "sequence-classification",
         "encoder-decoder": "sequence-classification",
     }
-    options: ClassVar[Mapping[str, Any]] = {"multi": None}
+    options: ClassVar[Mapping[str, Any]] = {"multi": None, "cloze": None}
+
+    def __init__(
+        self,
+        columns: Mapping[str, str],
+        *,
+        labels: Sequence[str] | None = None,
+        options: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
+        sources: Sequence[str] | None = None,
+    ):
+        options = dict(options or {})
+        form = options.pop("cloze", None)
+        super().__init__(columns, labels=labels, options=options, notes=notes, sources=sources)
+        self.settings.pop("cloze")  # a task with a head of its own says nothing of it
+        if form is not None and form is not False:
+            self.settings["cloze"] = cloze.check(form)
+
+    @cached_property
+    def blanks(self) -> Cloze | None:
+        """The settled cloze; None where the task has a head of its own."""
+        return Cloze.read(self.settings["cloze"], self.labels or []) if "cloze" in self.settings else None
+
+    def head(self, architecture: str) -> str:
+        if "cloze" not in self.settings:
+            return super().head(architecture)
+        cloze.templates(self.settings["cloze"], architecture, pairs="second" in self.columns)
+        return cloze.HEADS[architecture]
 
     @property
     def multi(self) -> bool:
@@ -44,16 +84,21 @@ class Classify(Task):
 
     def learn(self, rows: Rows) -> None:
         """Find the labels, over all rows, and whether a row can have several."""
-        self.check(rows)
+        super().learn(rows)
         column = self.columns["label"]
         values: Counter[Any] = Counter()
-        for batch in rows.batches([column]):
-            values.update(tuple(v) if isinstance(v := row[column], list) else v for row in batch)
+        named = [column, self.columns["source"]] if self.sources else [column]
+        for batch in rows.batches(named):
+            values.update(tuple(tuple(v) if isinstance(v, list) else v for v in map(row.get, named)) for row in batch)
         if self.settings["multi"] is None:
-            self.settings["multi"] = _several(values)
+            self.settings["multi"] = _several({value for value, *_ in values})
+        if self.multi and self.sources:
+            raise InputError(
+                "a row has several labels", where=rows.source, expected="one where rows are of several tasks"
+            )
         counts: Counter[str] = Counter()
-        for value, count in values.items():
-            for name in self._names(value):
+        for (value, *source), count in values.items():
+            for name in self._names(value, *source):
                 counts[name] += count
         if len(counts) < 2:
             raise InputError(
@@ -65,6 +110,9 @@ class Classify(Task):
                 f"column {column!r} holds {len(counts):,} different labels in {len(rows):,} rows", where=rows.source,
                 expected="a label that repeats", fix="name another column, --column label=NAME, or another --task",
             )  # fmt: skip
+        if "cloze" in self.settings and (self.multi or self.sources or "rationale" in self.columns):
+            found = "a row can have several labels" if self.multi else "rows have a source or reasons"
+            raise InputError(found, where=rows.source, expected="one text, or two, and one label a row for a cloze")
         self.labels = sorted(counts, key=_order)
         common = ", ".join(f"{name} {n:,}" for name, n in counts.most_common(6))
         self.notes.append(f"{len(counts)} labels{' (several a row)' if self.multi else ''}: {common}")
@@ -83,16 +131,24 @@ class Classify(Task):
     def encode(self, rows: Sequence[Mapping[str, Any]], reader: Reader) -> list[list[Encoding]]:
         texts = [str(self.value(row, "text")) for row in rows]
         seconds = [str(self.value(row, "second")) for row in rows] if "second" in self.columns else None
-        encodings = reader.texts(texts, seconds)
+        if self.blanks is not None:
+            encodings = self.blanks.encode(texts, seconds or [""] * len(texts), reader)
+        else:
+            encodings = reader.texts(texts, seconds)
         for encoding, row in zip(encodings, rows, strict=True):
-            encoding.labels = self._label(row)
+            encoding.source, encoding.labels = self.source(row), self._label(row)
+        if "rationale" in self.columns:
+            reasons = [row.get(self.columns["rationale"]) or [] for row in rows]
+            marks = reader.marks(texts, [[r] if isinstance(r, str) else r for r in reasons])
+            for encoding, reason, own in zip(encodings, reasons, marks, strict=True):
+                encoding.rationale = own if reason else [IGNORED] * len(own)
         return [[e] for e in encodings]
 
     def _label(self, row: Mapping[str, Any]) -> Any:
         assert self.labels is not None
         if self.columns["label"] not in row:
-            return [0.0] * len(self.labels) if self.multi else 0
-        names = self._names(row[self.columns["label"]])
+            return [0.0] * len(self.labels) if self.multi else self._first(row)
+        names = self._names(row[self.columns["label"]], *([self.value(row, "source")] if self.sources else []))
         for name in names:
             if name not in self.labels:
                 raise InputError(f"label {name!r} was not among the training labels", expected=", ".join(self.labels))
@@ -103,14 +159,30 @@ class Classify(Task):
     def target(self, row: Mapping[str, Any]) -> Any:
         return self._label(row)
 
-    def _names(self, value: Any) -> list[str]:
-        """The names of a row's labels, as text."""
+    def _first(self, row: Mapping[str, Any]) -> int:
+        """A class that the row can have."""
+        place = self.source(row)
+        return 0 if place is None else self.choices()[place].index(True)
+
+    def choices(self) -> list[list[bool]]:
+        """For each task of ``sources``, which labels its rows can have."""
+        assert self.labels is not None
+        return [[label.startswith(_prefix(name)) for label in self.labels] for name in self.sources or ()]
+
+    def _names(self, value: Any, source: str | None = None) -> list[str]:
+        """The names of a row's labels, as text; with the task's name in front where there are several."""
+        if source is not None:
+            return [_prefix(source) + label_name(value)]
         if isinstance(value, list | tuple):
             return [label_name(v) for v in value]
         if self.multi and isinstance(value, str):
             separator = next((s for s in SEPARATORS if s in value), None)
             return [v.strip() for v in (value.split(separator) if separator else [value]) if v.strip()]
         return [label_name(value)]
+
+
+def _prefix(source: str) -> str:
+    return f"{source}: "
 
 
 def label_name(value: Any) -> str:

@@ -21,8 +21,9 @@ class Generate(Task):
         "prompt": ("prompt", "instruction", "question", "source", "input_text", "document", "input"),
         "input": ("input", "context"),
         "completion": ("completion", "output", "response", "answer", "target", "summary", "target_text"),
+        "source": (),
     }
-    optional: ClassVar[frozenset[str]] = frozenset({"input"})
+    optional: ClassVar[frozenset[str]] = frozenset({"input", "source"})
     metric = "loss"
     greater = False
     per_token = True
@@ -38,7 +39,9 @@ class Generate(Task):
         made = []
         for row in rows:
             answer = str(row.get(self.columns["completion"]) or "")
-            made.append([reader.completion(self.prompt(row), answer, **self.settings)])
+            encoding = reader.completion(self.prompt(row), answer, **self.settings)
+            encoding.source = self.source(row)
+            made.append([encoding])
         return made
 
     def target(self, row: Mapping[str, Any]) -> str:

@@ -14,5 +14,6 @@ class Pair(Classify):
         "text": ("sentence1", "premise", "question", "text1", "text_a", "anchor", "query", "first"),
         "second": ("sentence2", "hypothesis", "context", "passage", "text2", "text_b", "answer", "second", "sentence"),
         "label": Classify.roles["label"],
+        "source": (),
     }
-    options: ClassVar[Mapping[str, Any]] = {"multi": False}
+    options: ClassVar[Mapping[str, Any]] = {"multi": False, "cloze": None}

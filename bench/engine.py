@@ -1,0 +1,248 @@
+"""The same technique on the same rows and base, here and with what a user would pick instead: time, memory, score.
+
+    python bench/engine.py                  # every case, three rounds; what is done already is not done again
+    python bench/engine.py --only film-lora --rounds 1
+
+Every peer runs in an environment of its own, ``.venv-peers/NAME``, which the first call makes. All runs are children of
+this one process, one after the other and in turn, so that a slow minute of the machine meets all of them. Writes
+``bench/engine/CASE.json``; ``python bench/performance.py`` makes docs/performance.md of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PEERS = ROOT / "bench" / "peers"
+FOLDER = ROOT / "bench" / "engine"
+ENVIRONMENTS = Path(os.environ.get("TUNESMITH_PEERS", ROOT / ".venv-peers"))
+
+CASES: dict[str, dict[str, Any]] = {
+    "film-lora": {
+        "kind": "classify",
+        "base": "minilm-l6",
+        "rows": "rotten-tomatoes",
+        "technique": "lora",
+        "count": 1600,
+        "length": 128,
+        "rate": 1e-3,
+    },
+    "film-full": {
+        "kind": "classify",
+        "base": "minilm-l6",
+        "rows": "rotten-tomatoes",
+        "technique": "full",
+        "count": 1600,
+        "length": 128,
+        "rate": 1e-4,
+    },
+    "spam-lora": {
+        "kind": "classify",
+        "base": "minilm-l6",
+        "rows": "sms-spam",
+        "technique": "lora",
+        "count": 1600,
+        "length": 128,
+        "rate": 1e-3,
+    },
+    "chat-lora": {
+        "kind": "chat",
+        "base": "smollm2-135m",
+        "rows": "movie-dialogue",
+        "technique": "lora",
+        "count": 256,
+        "length": 128,
+        "rate": 5e-4,
+    },
+    "chat-full": {
+        "kind": "chat",
+        "base": "smollm2-135m",
+        "rows": "movie-dialogue",
+        "technique": "full",
+        "count": 256,
+        "length": 128,
+        "rate": 2e-5,
+    },
+    "lm-lora": {
+        "kind": "lm",
+        "base": "smollm2-135m",
+        "rows": "news-articles",
+        "technique": "lora",
+        "count": 64,
+        "length": 256,
+        "rate": 5e-4,
+    },
+    "lm-full": {
+        "kind": "lm",
+        "base": "smollm2-135m",
+        "rows": "news-articles",
+        "technique": "full",
+        "count": 64,
+        "length": 256,
+        "rate": 2e-5,
+    },
+}
+SHARED = {"rank": 8, "alpha": 16, "batch": 16, "epochs": 1, "validations": 8}
+RUNS = {
+    "classify": [("tunesmith", "defaults"), ("trainer", "defaults"), ("trainer", "best"), ("plain", "best")],
+    "chat": [("tunesmith", "defaults"), ("trl", "defaults"), ("trl", "best"), ("plain", "best")],
+    "lm": [("tunesmith", "defaults"), ("trl", "defaults"), ("trl", "best"), ("plain", "best")],
+}
+SCRIPTS = {"tunesmith": "ours.py", "trainer": "trainer.py", "trl": "trl_sft.py", "plain": "plain.py"}
+
+
+def environment(peer: str) -> str:
+    """The Python of a peer; made where there is none yet."""
+    if peer == "tunesmith":
+        return sys.executable
+    name = "trainer" if peer == "plain" else peer
+    python = ENVIRONMENTS / name / "bin" / "python"
+    if not python.exists():
+        torch = f"torch=={_version('torch')}"
+        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENTS / name)], check=True)
+        wanted = str(PEERS / f"requirements-{name}.txt")
+        subprocess.run([str(python), "-m", "pip", "install", "-q", torch, "-r", wanted], check=True)
+    return str(python)
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package).partition("+")[0]
+
+
+def prepare(name: str, folder: Path) -> dict[str, Any]:
+    """Rows of a case as files that every peer reads, and the base's folder."""
+    import random
+
+    from tunesmith.data.packaged import open_rows
+    from tunesmith.models.bases import resolve
+
+    case = {**SHARED, **CASES[name]}
+    rows = [json.loads(line) for line in open_rows(case["rows"]).read_text(encoding="utf-8").split("\n") if line]
+    random.Random(0).shuffle(rows)
+    held = max(64, case["count"] // 4)
+    parts = {
+        "train": rows[: case["count"]],
+        "valid": rows[case["count"] :][:held],
+        "test": rows[case["count"] + held :][: 2 * held],
+    }
+    kept = ("text", "label") if case["kind"] == "classify" else ("messages",) if case["kind"] == "chat" else ("text",)
+    for part, found in parts.items():
+        path = folder / f"{part}.jsonl"
+        path.write_text("".join(json.dumps({k: r[k] for k in kept}) + "\n" for r in found), encoding="utf-8")
+        case[part] = str(path)
+    if case["kind"] == "classify":
+        case["labels"] = sorted({r["label"] for found in parts.values() for r in found})
+    return {**case, "base": str(resolve(case["base"]).path), "threads": os.cpu_count()}
+
+
+def one(peer: str, settings: str, case: dict[str, Any], seed: int, folder: Path) -> dict[str, Any]:
+    """One run in its own process."""
+    given = {**case, "settings": settings, "seed": seed, "out": str(folder / f"{peer}-{settings}-{seed}")}
+    hidden = ("PYTHONPATH",) if peer != "tunesmith" else ()
+    clean = {k: v for k, v in os.environ.items() if k not in hidden}
+    clean |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(case["threads"])}
+    made = subprocess.run(
+        [environment(peer), str(PEERS / SCRIPTS[peer])], input=json.dumps(given), capture_output=True, text=True,
+        check=False, env=clean, cwd=folder,
+    )  # fmt: skip
+    if made.returncode:
+        raise SystemExit(f"{peer} {settings}: {made.stderr[-3000:]}")
+    said: dict[str, Any] = json.loads(made.stdout.strip().splitlines()[-1])
+    return {"peer": peer, "settings": settings, "seed": seed, **said}
+
+
+def peak(seconds: float = 2.0) -> dict[str, float]:
+    """The machine's matrix products in FLOP/s, in fp32 and bf16: the best of a few sizes."""
+    import torch
+
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        best = 0.0
+        for size in (384, 768, 1536, 3072):
+            a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+            a @ b
+            until, count, start = time.perf_counter() + seconds / 8, 0, time.perf_counter()
+            while time.perf_counter() < until:
+                a @ b
+                count += 1
+            best = max(best, 2 * size**3 * count / (time.perf_counter() - start))
+        found[str(dtype).removeprefix("torch.")] = best
+    return found
+
+
+def flops(case: dict[str, Any]) -> float:
+    """Floating-point operations a useful token, as PyTorch's counter sees them in our own run."""
+    from tunesmith import recipe as recipes
+    from tunesmith.engine.loop import flops as count
+    from tunesmith.run.carry_out import _begin, _work
+    from tunesmith.run.prepare import on_disk, prepare
+
+    technique = {"adapter": {"lora": {"rank": case["rank"]}}} if case["technique"] == "lora" else {"mask": "everything"}
+    rows = {"train": case["train"], "validation": case["valid"], "test": case["test"]}
+    recipe = recipes.make({
+        "rows": rows, "base": case["base"], "task": case["kind"], "length": {"max": case["length"], "over": "truncate"},
+        "batch": {"rows": case["batch"]}, **technique,
+    })  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        counted, tokens = count(_work(_begin(prepare(on_disk(recipe)), Path(folder))))
+    return counted / tokens
+
+
+def run(name: str, rounds: int) -> None:
+    """All runs of a case, in turn; appends to its file."""
+    path = FOLDER / f"{name}.json"
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"case": CASES[name], "runs": []}
+    done = {(r["peer"], r["settings"], r["seed"]) for r in known["runs"]}
+    with tempfile.TemporaryDirectory() as made:
+        case = prepare(name, Path(made))
+        known |= {
+            "shared": SHARED,
+            "cores": os.cpu_count(),
+            "platform": platform.platform(),
+            "flops_per_token": flops(case),
+        }
+        for seed in range(rounds):
+            for peer, settings in RUNS[case["kind"]]:
+                if (peer, settings, seed) in done:
+                    continue
+                said = {**one(peer, settings, case, seed, Path(made)), "peak": peak(), "commit": commit()}
+                known["runs"].append(said)
+                path.parent.mkdir(exist_ok=True)
+                path.with_suffix(".part").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+                os.replace(path.with_suffix(".part"), path)
+                print(
+                    f"{name} {peer} {settings} {seed}: {said['train_seconds']:.1f} s, score {said['score']}", flush=True
+                )
+
+
+def commit() -> str:
+    """The source that is measured."""
+    made = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return made.stdout.strip()
+
+
+def main() -> None:
+    """Read the options and run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=list(CASES), choices=list(CASES), help="cases")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, each with a seed of its own")
+    chosen = parser.parse_args()
+    for name in chosen.only:
+        run(name, chosen.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Score against number of labels: in context, cloze, head, contrastive head, and SetFit as the outside reference.
+
+    python bench/few_shot.py [--only TASK] [--labels 8,16] [--ways head,cloze] [--seeds 3]
+    python bench/few_shot.py --render [--check]
+
+Every cell (task, way, labels, seed) is one result file in ``bench/few_shot``; what is there is not run again. Labels are
+those of a whole training set, spread evenly over the classes; all ways of a seed see the same rows and are scored on the
+same held-out ones. SetFit runs in an environment of its own, whose Python is named by ``SETFIT_PYTHON``, and is left out
+where there is none. ``--render`` writes ``docs/few-shot.md`` from the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from render import ROOT, over_seeds
+from table import commit
+
+RESULTS = Path(__file__).parent / "few_shot"
+PAGE = ROOT / "docs" / "few-shot.md"
+LABELS = (8, 16, 32, 64, 128, 512)
+SEEDS = (0, 1, 2)
+CHECKED = 500
+
+TASKS: dict[str, tuple[int, str]] = {
+    "trec": (6, "{text} It was about {mask}."),
+    "rotten-tomatoes": (2, "{text} It was {mask}."),
+    "bbc-news": (5, "{text} This is about {mask}."),
+    "sms-spam": (2, "{text} This message was {mask}."),
+}
+"""Packaged rows, their number of classes, and the template."""
+
+WORDS: dict[str, dict[str, str]] = {
+    "rotten-tomatoes": {"fresh": "great", "rotten": "terrible"},
+    "sms-spam": {"ham": "normal", "spam": "spam"},
+}
+"""Words where a label's name is none that is said of a text; elsewhere the names."""
+
+ENCODER, LM = "minilm-l6", "smollm2-135m"
+FEW = {
+    "adapter": "lora",
+    "budget": {"epochs": 20, "steps": 300},
+    "batch": {"rows": 8},
+    "length": {"max": 96, "over": "truncate"},
+}
+
+
+def ways(rows: str) -> dict[str, dict[str, Any]]:
+    """The recipe's options of each way; ``before`` takes the base as it is."""
+    form: dict[str, Any] = {"template": TASKS[rows][1], "words": WORDS.get(rows, "names")}
+    shown = {**form, "demonstrations": 1, "calibrate": True}
+    return {
+        "in context": {
+            "base": LM,
+            "task": {"classify": {"cloze": shown}},
+            "before": True,
+            "length": {"max": 512, "over": "truncate"},
+        },
+        "cloze": {"base": LM, "task": {"classify": {"cloze": form}}},
+        "head": {"base": ENCODER},
+        "contrastive": {"base": ENCODER, "loss": ["cross_entropy", "supervised_contrastive"]},
+        "setfit": {"base": ENCODER, "outside": True},
+    }
+
+
+def recipe_of(rows: str, way: str, labels: int, seed: int) -> Any:
+    """The recipe of a cell; the rows' seed draws the few rows, so that each seed has others."""
+    from tunesmith import recipe
+
+    options = {k: v for k, v in ways(rows)[way].items() if k not in ("before", "outside")}
+    shots = max(1, labels // TASKS[rows][0])
+    source = {"train": f"packaged:{rows}", "shots": shots, "seed": seed}
+    return recipe.make({**FEW, **options, "rows": source, "seed": seed, "checks": {"rows": CHECKED}})
+
+
+def cell(rows: str, way: str, labels: int, seed: int) -> dict[str, Any]:
+    """One cell's accuracy on the held-out rows."""
+    from tunesmith.evaluation.intervals import measure
+    from tunesmith.run.carry_out import environment, score, untrained
+
+    made = recipe_of(rows, way, labels, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        if ways(rows)[way].get("outside"):
+            return outside(made, rows, way, labels, seed, Path(folder))
+        if ways(rows)[way].get("before"):
+            prepared, said = untrained(made, Path(folder))
+            answers = list(said.values())[-1]
+        else:
+            scored = score(made, Path(folder), listen=lambda event: None)
+            prepared, answers = scored.prepared, scored.answers
+    found = measure("accuracy", answers)
+    facts = {k: v for k, v in environment(prepared).items() if k != "command"}
+    return facts_of(rows, way, labels, seed) | {
+        "accuracy": found.value, "low": found.low, "high": found.high, "test_rows": found.rows,
+        "train_rows": prepared.facts["splits"]["train"]["rows"], "recipe": prepared.recipe.to_dict(), "environment": facts,
+    }  # fmt: skip
+
+
+def facts_of(rows: str, way: str, labels: int, seed: int) -> dict[str, Any]:
+    """What names a cell, and the commit."""
+    return {"rows": rows, "way": way, "labels": labels, "seed": seed, "commit": commit()}
+
+
+def outside(made: Any, rows: str, way: str, labels: int, seed: int, folder: Path) -> dict[str, Any]:
+    """The same rows for SetFit, in the environment that ``SETFIT_PYTHON`` names."""
+    from tunesmith.run.carry_out import held_out_rows
+    from tunesmith.run.prepare import prepare
+
+    prepared = prepare(made)
+    columns = prepared.task.columns
+    split = {n: [prepared.encoded[n].original(i) for i in range(len(prepared.encoded[n]))] for n in ("train", "test")}
+    split["test"] = [split["test"][i] for i in held_out_rows(prepared)]
+    told = {
+        n: [{"text": str(r[columns["text"]]), "label": str(r[columns["label"]])} for r in s] for n, s in split.items()
+    }
+    (folder / "rows.json").write_text(
+        json.dumps({**told, "base": str(prepared.base.path), "seed": seed}), encoding="utf-8"
+    )
+    script = Path(__file__).parent / "few_shot_setfit.py"
+    done = subprocess.run(
+        [os.environ["SETFIT_PYTHON"], str(script), str(folder / "rows.json")], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"setfit {rows} {labels} {seed}: {done.stderr.strip().splitlines()[-1]}")
+    return facts_of(rows, way, labels, seed) | json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def path_of(rows: str, way: str, labels: int, seed: int) -> Path:
+    """The result file of a cell."""
+    return RESULTS / f"{rows}.{way.replace(' ', '-')}.{labels}.{seed}.json"
+
+
+def run(given: argparse.Namespace) -> None:
+    """Carry out what is missing."""
+    RESULTS.mkdir(exist_ok=True)
+    wanted = [int(n) for n in given.labels.split(",")]
+    for seed in SEEDS[: given.seeds]:
+        for labels in wanted:
+            for rows in TASKS:
+                for way in ways(rows):
+                    path = path_of(rows, way, labels, seed)
+                    skipped = given.only not in (None, rows) or (given.ways and way not in given.ways.split(","))
+                    if path.exists() or skipped or (way == "setfit" and "SETFIT_PYTHON" not in os.environ):
+                        continue
+                    result = cell(rows, way, labels, seed)
+                    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                    print(path.name, f"{result['accuracy']:.3f}", flush=True)
+
+
+def page() -> str:
+    """The page from the result files: a table a task, mean accuracy over seeds with its 95 % t interval."""
+    found: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
+    for path in sorted(RESULTS.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        found[result["rows"], result["way"], result["labels"]].append(result)
+    every = [r for results in found.values() for r in results]
+    lines = ["# Few labels", "", "Written by `python bench/few_shot.py --render` from `bench/few_shot`.", ""]
+    lines += [
+        f"Accuracy in percent on at most {CHECKED} held-out rows, against the number of labels in the whole training set, spread "
+        f"evenly over the classes; mean over seeds, which draw other rows, with the 95 % t interval. Heads are those of "
+        f"`{ENCODER}`; the cloze and the context are those of `{LM}`. A cell without an interval has one seed and decides nothing.", "",
+    ]  # fmt: skip
+    for rows in TASKS:
+        names = [way for way in ways(rows) if any(k[:2] == (rows, way) for k in found)]
+        if not names:
+            continue
+        lines += [f"## {rows}", "", f"| labels | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        for labels in LABELS:
+            cells = [_cell(found.get((rows, way, labels), [])) for way in names]
+            if any(cells):
+                lines.append(f"| {labels} | {' | '.join(cells)} |")
+        lines.append("")
+    if every:
+        lines += [f"Commits {', '.join(sorted({r['commit'] for r in every}))}.", ""]
+    return "\n".join(lines)
+
+
+def _cell(results: list[dict[str, Any]]) -> str:
+    if not results:
+        return ""
+    mean, half = over_seeds([100 * r["accuracy"] for r in results])
+    return f"{mean:.1f} ± {half:.1f}" if len(results) > 1 else f"{mean:.1f}"
+
+
+def main() -> None:
+    """Run, or write or check the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="one of the row sets")
+    parser.add_argument("--labels", default=",".join(map(str, LABELS)))
+    parser.add_argument("--ways", help="some of the ways")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS))
+    parser.add_argument("--render", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    given = parser.parse_args()
+    if not given.render:
+        run(given)
+    elif given.check:
+        if PAGE.read_text(encoding="utf-8") != page():
+            sys.exit(f"{PAGE.name} does not say what bench/few_shot says; run: python bench/few_shot.py --render")
+    else:
+        PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""tunesmith, by its public function."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import meter
+
+watch = meter.Meter()
+given = meter.job()
+
+import tunesmith as ts  # noqa: E402
+
+watch.imported()
+
+import torch  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification  # noqa: E402, F401
+
+watch.ready()
+
+
+class Marks:
+    """Tells the meter what happens."""
+
+    def __init__(self) -> None:
+        self.last = time.perf_counter()
+        self.tokens = 0
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        now = time.perf_counter()
+        if event["event"] == "start":
+            watch.begin()
+        elif event["event"] == "step":
+            watch.step()
+            self.tokens += event["tokens"]
+        elif event["event"] == "validation":
+            watch.validated(event["loss"], now - self.last)
+        self.last = now
+
+
+def main() -> None:
+    """Train and report."""
+    torch.set_num_threads(given["threads"])
+    marks = Marks()
+    technique: dict[str, Any] = {"adapter": ts.LoRA(rank=given["rank"], alpha=given["alpha"])}
+    if given["technique"] == "full":
+        technique = {"adapter": None, "mask": "everything"}
+    run = ts.tune(
+        {"train": given["train"], "validation": given["valid"], "test": given["test"]}, base=given["base"],
+        out=given["out"], name="run", progress=marks, epochs=given["epochs"], task=given["kind"], seed=given["seed"],
+        batch={"rows": given["batch"]}, length={"max": given["length"], "over": "truncate"},
+        checks={"validations": given["validations"], "generate": 0},
+        optimizer=["clip_norm", {"adamw": {"lr": given["rate"], "weight_decay": 0.0}}], **technique,
+    )  # fmt: skip
+    tuned = run.results["tuned"]
+    score = tuned["accuracy"]["value"] if given["kind"] == "classify" else -tuned["loss"]["value"]
+    watch.tell(score=score, tokens=marks.tokens, dtype=str(run.results.get("run", {}).get("dtype", "auto")))
+
+
+main()

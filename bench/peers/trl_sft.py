@@ -1,0 +1,73 @@
+"""TRL's SFTTrainer, as its documentation shows it: answers of a chat, or plain texts."""
+
+from __future__ import annotations
+
+import meter
+
+watch = meter.Meter()
+given = meter.job()
+
+import torch  # noqa: E402
+from datasets import Dataset  # noqa: E402
+from peft import LoraConfig  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed  # noqa: E402
+from trl import SFTConfig, SFTTrainer  # noqa: E402
+
+watch.imported()
+watch.ready()
+
+
+class Marks(TrainerCallback):
+    """Tells the meter what happens."""
+
+    def on_train_begin(self, *_: object, **__: object) -> None:
+        watch.begin()
+
+    def on_step_end(self, *_: object, **__: object) -> None:
+        watch.step()
+
+    def on_evaluate(self, *_: object, metrics: dict[str, float], **__: object) -> None:
+        watch.validated(metrics["eval_loss"], metrics["eval_runtime"])
+
+
+def table(path: str) -> Dataset:
+    """Rows in TRL's prompt-completion form, or its language modelling form."""
+    found = meter.rows(path)
+    if given["kind"] == "lm":
+        return Dataset.from_list([{"text": r["text"]} for r in found])
+    return Dataset.from_list([{"prompt": r["messages"][:-1], "completion": r["messages"][-1:]} for r in found])
+
+
+def main() -> None:
+    """Train, validate now and then."""
+    torch.set_num_threads(given["threads"])
+    set_seed(given["seed"])
+    tokenizer = AutoTokenizer.from_pretrained(given["base"])
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    best = given["settings"] == "best"
+    model = AutoModelForCausalLM.from_pretrained(given["base"], dtype=torch.float32)
+    config = LoraConfig(task_type="CAUSAL_LM", r=given["rank"], lora_alpha=given["alpha"], lora_dropout=0.0,
+                        target_modules="all-linear") if given["technique"] == "lora" else None  # fmt: skip
+    train, valid = table(given["train"]), table(given["valid"])
+    steps = -(-len(train) // given["batch"]) * given["epochs"]
+    # `bf16` is TRL's own default; packing counts rows differently, so that the batch is one of packed rows of the same tokens
+    options = (
+        {"packing": True, "padding_free": False, "logging_strategy": "no"} if best and given["kind"] == "lm" else {}
+    )
+    arguments = SFTConfig(
+        output_dir=given["out"], per_device_train_batch_size=given["batch"], num_train_epochs=given["epochs"],
+        learning_rate=given["rate"], weight_decay=0.0, seed=given["seed"], max_length=given["length"],
+        eval_strategy="steps", eval_steps=max(1, steps // given["validations"]), report_to="none", disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(), **options,
+    )  # fmt: skip
+    trainer = SFTTrainer(model, arguments, train_dataset=train, eval_dataset=valid, processing_class=tokenizer,
+                         peft_config=config, callbacks=[Marks()])  # fmt: skip
+    trainer.train()
+    trainer.save_model()
+    loss = trainer.evaluate()["eval_loss"]
+    tokens = given["epochs"] * sum(len(row["input_ids"]) for row in trainer.train_dataset)
+    watch.tell(score=-loss, tokens=tokens, dtype="bf16" if arguments.bf16 else "fp32")
+
+
+main()
