@@ -137,17 +137,18 @@ def _largest(shapes: list[Shape], rows: Rows) -> list[Shape]:
     orders: list[Callable[[Shape], float]] = [lambda s: s.tokens, lambda s: s.tokens * s.length]
     if units is not None:
         orders.append(lambda s: float(units[s.indices].sum()))
-    chosen = {
-        (len(s.indices), s.length, s.alone): s
-        for s in (max(shapes, key=lambda s, o=order: (o(s), not s.alone)) for order in orders)
-    }  # type: ignore[misc]
+    chosen: dict[tuple[int, int, bool], Shape] = {}
+    for order in orders:
+        best = max(order(s) for s in shapes)
+        shape = next((s for s in shapes if order(s) == best and not s.alone), None)
+        shape = shape or next(s for s in shapes if order(s) == best)
+        chosen[len(shape.indices), shape.length, shape.alone] = shape
     return list(chosen.values())
 
 
 def _train(found: Footprint, work: Work, shape: Shape, mode: FakeTensorMode) -> None:
     """One optimizer step over one micro-batch, as a later step of a run has it."""
     batch, trace = _batch(work, work.rows, shape.indices, mode)
-    units = count_units(batch["labels"], work.head)
     seen: dict[str, Tensor] = {k: mode.from_tensor(v) for k, v in batch.items()}
     with trace:
         trace.hold(_weights(work).values(), "weights")
@@ -168,7 +169,7 @@ def _train(found: Footprint, work: Work, shape: Shape, mode: FakeTensorMode) -> 
         if shape.alone:
             loop.optimizer.zero_grad(set_to_none=True)
         trace.begin()
-        _step(loop, seen, units, parameters, trace)
+        _step(loop, seen, trace.units, parameters, trace)
     items = trace.items()
     if sum(items.values()) > sum(found.phases.get("training", {}).values()):
         found.phases["training"] = items

@@ -65,7 +65,7 @@ def launch(recipe: Recipe, out: Path, name: str | None, count: int, *, force: bo
 
 def _start(arguments: list[str], count: int, folder: Path, scratch: str) -> None:
     """Start the processes and wait for them."""
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std, start_processes
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # `_failed` says it in one line
