@@ -36,6 +36,8 @@ figures: $(VENV)/.ready
 	$(BIN)/python bench/table.py
 	$(BIN)/python bench/setup.py
 	$(BIN)/python bench/render.py
+	$(BIN)/python bench/parts.py --only
+	$(BIN)/python bench/adapters_page.py
 	$(BIN)/python bench/few_shot.py --render
 	$(BIN)/python bench/evidence.py
 	$(BIN)/python bench/robust.py --render

@@ -69,7 +69,8 @@ def classified(accuracy: float, rows: int = 200, log_loss: float = 0.5, tokens: 
 def written(losses: Sequence[float]) -> Any:
     """A result of a language model with these losses of its held-out rows."""
     answers = Answers([""] * len(losses), loss=np.array(losses, dtype=float), units=np.ones(len(losses), dtype=int))
-    return SimpleNamespace(metric="loss", scores={"loss": float(np.mean(losses))}, answers=answers)
+    mean = float(np.mean(losses))
+    return SimpleNamespace(metric="loss", scores={"loss": mean}, score=mean, answers=answers)
 
 
 def folder_of(name: str) -> Path:

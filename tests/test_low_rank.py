@@ -324,6 +324,42 @@ def test_oft_keeps_lengths_and_angles() -> None:
         assert not torch.allclose(after, weight, atol=1e-2)
 
 
+@pytest.mark.parametrize("name", ["oft", "ia3"])
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_what_acts_on_the_input_does_so_before_or_after_its_layer(name: str, family: str) -> None:
+    """Alone before the layer; beside another adapter, which still sees the layer's own input, after it."""
+    settings: dict[str, Any] = {"targets": ["mlp.down"], **({"block": 4} if name == "oft" else {})}
+    outputs = []
+    for others in ([], ["lora"]):
+        host = Host(tiny(family))
+        for part in (name, *others):
+            host.attach(parts.find("adapter", part).choose(settings if part == name else {"targets": ["mlp.down"]}))
+        torch.manual_seed(3)
+        for adapter in host.techniques()[0]:
+            for parameter in adapter.parameters():
+                torch.nn.init.normal_(parameter, std=0.5)
+        value = host(**batch(family)).logits
+        value.square().mean().backward()
+        gradients = [p.grad for adapter in host.techniques()[0] for p in adapter.parameters()]
+        outputs.append([value.detach(), *gradients])
+    for alone, beside in zip(*outputs, strict=True):
+        torch.testing.assert_close(alone, beside, rtol=1e-4, atol=1e-5)
+
+
+def test_a_rotation_of_the_input_costs_no_second_pass_through_the_weight() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def flops(host: Host) -> int:
+        with FlopCounterMode(display=False) as counter:
+            host(**batch("bert"))
+        return counter.get_total_flops()
+
+    host = Host(tiny("bert"))
+    base = flops(host)
+    host.attach(parts.find("adapter", "oft").choose({"block": 2}))
+    assert flops(host) < 1.5 * base
+
+
 def test_oft_refuses_a_block_that_does_not_divide() -> None:
     with pytest.raises(InputError, match="block 32 does not divide the 16 inputs of bert"):
         host_with("oft", block=32)

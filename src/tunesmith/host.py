@@ -19,7 +19,7 @@ from .errors import InputError, RunError
 from .masks import EntryMask
 from .masks._weights import check_roles
 from .models.anatomy import Anatomy, Site, Weight, untie
-from .models.reach import reach
+from .models.reach import enter, reach
 from .patches import Patch
 
 
@@ -118,6 +118,8 @@ class Host(nn.Module):
         stack.append(key)
         if site.path not in self._hooks:
             self._hooks[site.path] = reach(self.model, site, functools.partial(self._act, site.path), lambda: self._on)
+            if site.kind == "linear":
+                self._hooks[site.path].append(enter(site, functools.partial(self._enter, site.path)))
         return key
 
     def _compose(self, key: str, adapter: Any, stack: list[str]) -> None:
@@ -133,7 +135,19 @@ class Host(nn.Module):
             for member in adapter.members:
                 member.requires_grad_(False)
 
+    def _entering(self, path: str) -> Any:
+        """The adapter that acts on what the module reads, if it alone stands there and changes nothing else."""
+        keys = self._stacks[path]
+        one: Any = self.adapters[keys[0]] if len(keys) == 1 and self._sites[keys[0]].rows is None else None
+        return one if one is not None and one.enters else None
+
+    def _enter(self, path: str, x: Tensor) -> Tensor:
+        one = self._entering(path) if self._on else None
+        return x if one is None else one.enter(x).to(x.dtype)
+
     def _act(self, path: str, x: Tensor, y: Tensor) -> Tensor:
+        if self._entering(path) is not None:
+            return y
         for key in self._stacks[path]:
             rows = self._sites[key].rows
             if rows is None:

@@ -31,6 +31,8 @@ class Adapter(nn.Module):
         peft_prompts: PEFT's names of the techniques that it keeps as one matrix of virtual tokens and that this one reads.
         observes: micro-batches of training rows that it has to see before training (`observe`, `settle`); 0 for none.
         gradients: whether `observe` also wants the gradient of the loss.
+        enters: whether all that it does is to change what its layer reads (`enter`). Alone at a whole layer it is then
+            called before it, and costs no second pass through its weight; elsewhere its ``forward`` is used.
         scratch: names of buffers that only training needs: a checkpoint holds them, what the run leaves does not.
 
     Settings:
@@ -55,6 +57,7 @@ class Adapter(nn.Module):
     peft_prompts: ClassVar[tuple[str, ...]] = ()
     observes: ClassVar[int] = 0
     gradients: ClassVar[bool] = False
+    enters = False
     scratch: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, site: Site):
@@ -63,6 +66,10 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The site's new output, of the shape of ``y`` (..., outputs), from its input ``x`` (..., inputs)."""
+        raise NotImplementedError
+
+    def enter(self, x: Tensor) -> Tensor:
+        """What the layer reads in place of ``x`` (..., inputs), if the adapter `enters`; the same as its ``forward`` says."""
         raise NotImplementedError
 
     def to_peft(self) -> dict[str, Any]:

@@ -27,7 +27,11 @@ class IA3(Adapter):
     def __init__(self, site: Site, *, side: Literal["role", "inputs", "outputs"] = "role"):
         super().__init__(site)
         self.of_inputs = side == "inputs" or (side == "role" and site.role == "mlp.down")
+        self.enters = self.of_inputs
         self.scale = nn.Parameter(torch.ones(site.inputs if self.of_inputs else site.outputs))
+
+    def enter(self, x: Tensor) -> Tensor:
+        return self.scale * x
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         if self.of_inputs:

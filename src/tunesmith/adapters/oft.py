@@ -22,6 +22,7 @@ class OFT(Adapter):
     """
 
     rate = 1e-3
+    enters = True
     peft = "OFT"
     peft_names: ClassVar[dict[str, str]] = {"skew": "oft_R.weight"}
 
@@ -42,9 +43,16 @@ class OFT(Adapter):
         Q = above - above.mT
         return torch.linalg.solve(torch.eye(self.block, device=Q.device, dtype=Q.dtype) + Q, -2 * Q, left=False)
 
+    def turned(self, x: Tensor) -> Tensor:
+        """``(R - I) x`` for inputs (..., inputs)."""
+        blocks = torch.einsum("...bi,bij->...bj", x.unflatten(-1, (-1, self.block)), self.turn())
+        return blocks.flatten(-2)
+
+    def enter(self, x: Tensor) -> Tensor:
+        return x + self.turned(x)
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        turned = torch.einsum("...bi,bij->...bj", x.unflatten(-1, (-1, self.block)), self.turn())
-        return y + F.linear(turned.flatten(-2), self.site.weight)
+        return y + F.linear(self.turned(x), self.site.weight)
 
     def to_peft(self) -> dict[str, Any]:
         return {"oft_block_size": self.block, "r": 0, "use_cayley_neumann": False}

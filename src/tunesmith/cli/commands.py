@@ -331,7 +331,7 @@ def models(json_: Json = False) -> None:
 @app.command()
 def parts(
     kind: Annotated[
-        str | None, typer.Argument(help="adapter, mask, loss, gradient, optimizer, schedule, audit, judge or maker.")
+        str | None, typer.Argument(help="adapters, masks, losses, gradients, audits, judges, ... (singular or plural).")
     ] = None,
     json_: Json = False,
 ) -> None:

@@ -26,14 +26,20 @@ def _table(title: str, headings: Sequence[str], lines: Sequence[Sequence[Any]]) 
 
 
 def parts_table(kind: str | None, as_json: bool) -> Any:
-    """Every part, or those of one kind."""
+    """Every part, or those of one kind (``adapter`` or ``adapters``)."""
     from .. import parts
 
+    singular = {folder: name for name, folder in parts.KINDS.items()}
+    kind = singular.get(kind or "", kind)
     if kind is not None and kind not in parts.KINDS:
         raise unknown("kind", kind, parts.KINDS)
     found = [p for p in parts.every() if kind in (None, p.kind)]
     if as_json:
         return [_part_facts(p) for p in found]
+    if kind in ("adapter", "mask"):
+        from .measured import parts_measured
+
+        return parts_measured(found)
     lines = [(p.kind, p.name, p.summary, p.source) for p in found]
     return _table(f"{len(found)} parts", ("kind", "name", "what it does", "source"), lines)
 
@@ -51,13 +57,15 @@ def part_page(name: str, as_json: bool) -> Any:
     from rich.console import Group
     from rich.text import Text
 
+    from .measured import lines_measured
+
     lines = [(s.name, _type_name(s.annotation), s.default, s.help) for s in part.settings.values()]
     facts = [f"{k}: {v}" for k, v in part.attributes.items() if k in ("rate", "folds", "accepts", "peft") and v != ""]
     use = f"use: --set {part.kind}.{part.name}.SETTING=VALUE" if lines else f"use: --set {part.kind}={part.name}"
     return Group(
         Text(f"{part.kind} {part.name}", style="bold"), Text(part.doc.split("\n\nSettings:")[0]), Text(""),
         _table("settings", ("name", "type", "default", ""), lines) if lines else Text("no settings"),
-        Text("; ".join(facts)), Text(use, style="dim"),
+        Text("; ".join(facts)), *map(Text, lines_measured(part)), Text(use, style="dim"),
     )  # fmt: skip
 
 
@@ -77,7 +85,12 @@ def _type_name(annotation: str) -> str:
 def _part_facts(part: Any) -> dict[str, Any]:
     settings = {s.name: {"type": s.annotation, "default": s.default, "help": s.help} for s in part.settings.values()}
     facts = {k: v for k, v in part.attributes.items() if k not in ("targets", "layers")}
-    return {"kind": part.kind, "name": part.name, "doc": part.doc, "source": part.source, "settings": settings, **facts}
+    from .. import measured
+
+    known = {"measured": measured.facts(part.kind, part.name) or None} if part.kind in ("adapter", "mask") else {}
+    return {
+        "kind": part.kind, "name": part.name, "doc": part.doc, "source": part.source, "settings": settings, **facts, **known,
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------------- bases and rows

@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .. import recipe as recipes
-from ..errors import unknown
+from ..errors import RunError, unknown
 from ..recipe import Recipe, override
 from .identity import Identities
 from .pool import Job, fill
@@ -129,7 +130,7 @@ def tuned_rate(family: str, technique: Mapping[str, Any]) -> dict[str, Any]:
     names = [n for n, v in TECHNIQUES.items() if all(technique.get(k) == x for k, x in v.items())]
     if not names or any(key.split(".")[0] == "optimizer" for key in technique):
         return {}
-    return {"optimizer": _at(rates()["rates"][family][names[0]])}
+    return {"optimizer": at_rate(rates()["rates"][family][names[0]])}
 
 
 def rates() -> dict[str, Any]:
@@ -138,55 +139,81 @@ def rates() -> dict[str, Any]:
     return found
 
 
-def tune_rates(store: Store, techniques: Mapping[str, Sequence[float]] = CANDIDATES, **how: Any) -> dict[str, Any]:
+Technique = Callable[[str, str], Mapping[str, Any]]
+"""The options of a recipe that stand for a technique of this name on this task."""
+
+
+def tune_rates(
+    store: Store, candidates: Mapping[str, Sequence[float]] = CANDIDATES, *,
+    technique: Technique = lambda name, task: TECHNIQUES[name], tasks: Mapping[str, Sequence[str]] = TUNED_ON,
+    options: Mapping[str, Any] = {}, **how: Any,
+) -> dict[str, Any]:  # fmt: skip
     """Find a learning rate for each technique and family, with the same number of trials for all.
 
     A rate's loss on a task is that of the validation rows; over the tasks of a family losses are added up as shares of
     the task's best. A best rate at an end of its range gets one more trial, `BEYOND` further. The test rows are not
-    looked at.
+    looked at. A rate at which a training fails is infinitely bad.
 
     Args:
         store: of the trials.
-        techniques: technique -> rates to try, in ascending order.
+        candidates: technique -> rates to try, in ascending order.
+        technique: what a technique's name stands for on a task; the permanent baselines if not given.
+        tasks: family -> names of its tasks on which rates are tried.
+        options: of all trials, on top.
         **how: ``on``, ``workers``, ``hear`` of `pool.fill`.
 
     Returns:
         ``rates``: family -> technique -> rate; ``trials``: every trial's family, technique, rate, task and loss.
+
+    Raises:
+        RunError: a technique failed at every rate.
     """
-    kept: dict[tuple[str, str, float, str], float] = {}
-    wanted = {(f, t): list(rates) for f in TUNED_ON for t, rates in techniques.items()}
-    _try(store, wanted, kept, how)
-    _try(store, {key: _beyond(rates, _best(kept, *key)) for key, rates in wanted.items()}, kept, how)
+    trials = _Trials(store, technique, tasks, options, how)
+    wanted = {(f, t): list(rates) for f in tasks for t, rates in candidates.items()}
+    trials.carry_out(wanted)
+    trials.carry_out({key: _beyond(rates, trials.best(*key)) for key, rates in wanted.items()})
     found: dict[str, dict[str, float]] = {}
-    for family, technique in wanted:
-        found.setdefault(family, {})[technique] = _best(kept, family, technique)
-    return {"rates": found, "trials": [[*key, loss] for key, loss in kept.items()]}
+    for family, name in wanted:
+        found.setdefault(family, {})[name] = trials.best(family, name)
+    return {"rates": found, "trials": [[*key, loss] for key, loss in trials.losses.items()]}
 
 
 BEYOND = 2.5
 """How much further the trial beyond the end of a range goes."""
 
 
-def _try(
-    store: Store, wanted: Mapping[tuple[str, str], Sequence[float]], kept: dict[tuple[str, str, float, str], float],
-    how: Mapping[str, Any],
-) -> None:  # fmt: skip
-    identities = Identities()
-    jobs = {}
-    for (family, technique), rates in wanted.items():
-        for rate, name in itertools.product(rates, TUNED_ON[family]):
-            changes: dict[str, Any] = {"seed": TUNING_SEED, "optimizer": _at(rate)}
-            recipe = find(name).recipe(TECHNIQUES[technique], **changes)
-            jobs[family, technique, rate, name] = Job(f"{name} {technique} {rate:g}", recipe, identities.of(recipe))
-    fill(store, list(jobs.values()), **how)
-    kept |= {key: _validation(store, job) for key, job in jobs.items()}
+@dataclass
+class _Trials:
+    """Trainings at several rates, and the validation loss of each: ``(family, technique, rate, task) -> loss``."""
 
+    store: Store
+    technique: Technique
+    tasks: Mapping[str, Sequence[str]]
+    options: Mapping[str, Any]
+    how: Mapping[str, Any]
+    losses: dict[tuple[str, str, float, str], float] = field(default_factory=dict)
 
-def _best(kept: Mapping[tuple[str, str, float, str], float], family: str, technique: str) -> float:
-    names = TUNED_ON[family]
-    best = {n: min(loss for key, loss in kept.items() if key[3] == n) for n in names}
-    rates = {rate for f, t, rate, _ in kept if (f, t) == (family, technique)}
-    return min(rates, key=lambda rate: sum(kept[family, technique, rate, n] / best[n] for n in names))
+    def carry_out(self, wanted: Mapping[tuple[str, str], Sequence[float]]) -> None:
+        """Try these rates."""
+        identities = Identities()
+        jobs = {}
+        for (family, name), rates in wanted.items():
+            for rate, task in itertools.product(rates, self.tasks[family]):
+                changes: dict[str, Any] = {**self.options, "seed": TUNING_SEED, "optimizer": at_rate(rate)}
+                recipe = find(task).recipe(self.technique(name, task), **changes)
+                jobs[family, name, rate, task] = Job(f"{task} {name} {rate:g}", recipe, identities.of(recipe))
+        with suppress(RunError):  # said by the pool, and a rate's loss is infinite then
+            fill(self.store, list(jobs.values()), **self.how)
+        self.losses |= {key: _validation(self.store, job) for key, job in jobs.items()}
+
+    def best(self, family: str, name: str) -> float:
+        """The rate with the lowest sum of losses, each as a share of the task's best."""
+        names = self.tasks[family]
+        best = {n: min(loss for key, loss in self.losses.items() if key[3] == n) for n in names}
+        if math.inf in best.values():
+            raise RunError(f"{name} failed at every rate")
+        rates = {rate for f, t, rate, _ in self.losses if (f, t) == (family, name)}
+        return min(rates, key=lambda rate: sum(self.losses[family, name, rate, n] / best[n] for n in names))
 
 
 def _beyond(rates: Sequence[float], best: float) -> list[float]:
@@ -199,5 +226,6 @@ def _validation(store: Store, job: Job) -> float:
     return math.inf if loss is None else float(loss)
 
 
-def _at(rate: float) -> list[Any]:
+def at_rate(rate: float) -> list[Any]:
+    """The optimizer of all trials and baselines, with this learning rate."""
     return ["clip_norm", {"adamw": {"lr": rate}}]

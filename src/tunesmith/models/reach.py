@@ -40,12 +40,24 @@ def reach(model: Any, site: Site, act: Act, on: Callable[[], bool]) -> Handles:
     if site.kind == "attention":
         return [attention.extend(model, site.module, act, on, site.outputs), *_later(model, site, act, on)]
     if site.kind == "heads":
-        return [site.module.register_forward_pre_hook(lambda m, a: (_kept(act, a[0], a[0]), *a[1:]) if on() else None)]
+
+        def before(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            return (_kept(act, inputs[0], inputs[0]), *inputs[1:]) if on() else None
+
+        return [site.module.register_forward_pre_hook(before, prepend=True)]
     if site.kind == "sublayer":
         return _sublayer(site, act, on)
     if site.kind == "layer":
         return [site.module.register_forward_hook(_layer(act, on), with_kwargs=True)]
     return [site.module.register_forward_hook(lambda m, a, y: act(a[0], y) if on() else None)]
+
+
+def enter(site: Site, change: Callable[[Tensor], Tensor]) -> Any:
+    """Let ``change`` stand before a linear site: from what it would read to what it reads; gives a handle.
+
+    It comes last of all that stands before the module, so that every other adapter sees what the model would give it.
+    """
+    return site.module.register_forward_pre_hook(lambda m, a: (change(a[0]), *a[1:]))
 
 
 def _kept(act: Act, x: Tensor, y: Tensor) -> Tensor:
@@ -64,7 +76,7 @@ def _sublayer(site: Site, act: Act, on: Callable[[], bool]) -> Handles:
         x = held.pop()
         return _kept(act, x, y.reshape(*x.shape[:-1], -1)).reshape(y.shape) if on() else None
 
-    return [site.partner.register_forward_pre_hook(enter), site.module.register_forward_hook(leave)]
+    return [site.partner.register_forward_pre_hook(enter, prepend=True), site.module.register_forward_hook(leave)]
 
 
 def _layer(act: Act, on: Callable[[], bool]) -> Callable[..., Any]:

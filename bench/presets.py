@@ -1,0 +1,181 @@
+"""The learning test of every adapter and mask: a learning rate by validation rows, then three seeds against head only.
+
+    python bench/presets.py [--only NAME ...] [--workers 2] [--lm]
+
+On two arena tasks with fewer rows. Each part gets three rates, a fifth of its default to five times it, and one more beyond
+the range if an end wins, on a seed that nothing else uses; the best goes on to three seeds, on held-out rows. One file a
+part, ``bench/presets/NAME.json``, written when it is whole; one that was made of the same code, rows and rates is left
+alone, and its trainings lie in a store, so that a run that was cut off goes on. ``--lm`` adds a language-model task, at
+the same rate. ``bench/parts.py`` takes the files into the package, and ``bench/adapters.py`` draws them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from techniques import every, technique
+
+from tunesmith.claims.lab import Lab
+from tunesmith.comparing import arena
+from tunesmith.comparing.identity import Identities
+from tunesmith.comparing.result import Result
+from tunesmith.comparing.store import Store
+from tunesmith.errors import TunesmithError
+from tunesmith.experiments._figures import difference, over_seeds
+from tunesmith.experiments._summaries import mean_of
+from tunesmith.parts import Part
+from tunesmith.storage import hash_json, write_json
+
+ROOT = Path(__file__).parent.parent
+PRESETS = ROOT / "bench" / "presets"
+TASKS, LM = ("intent", "sentiment"), "spam"
+OPTIONS = {"rows.limit": 800, "rows.test_share": 0.4, "budget.epochs": 3}
+FACTORS = (0.2, 1.0, 5.0)
+SEEDS = (0, 1, 2)
+COSTS = ("trainable", "stored_bytes", "peak_bytes", "training_seconds", "flops")
+
+WITHIN = 1.1
+"""A rate belongs to a part's range if its loss is at most so many times that of the best rate, on the mean of the tasks."""
+
+
+class Test:
+    """The learning test of one part.
+
+    Args:
+        part: an adapter or a mask.
+        lab: carries out, and keeps the results.
+        identities: of recipes.
+        head: the file of head only; None while that itself is tested.
+        how: ``workers`` and ``hear`` of the pool.
+    """
+
+    def __init__(
+        self, part: Part, lab: Lab, identities: Identities, head: Mapping[str, Any] | None, how: dict[str, Any]
+    ):
+        self.part, self.lab, self.identities, self.head, self.how = part, lab, identities, head, how
+        self.default = float(part.attributes["rate"])
+
+    def technique(self, task: str) -> dict[str, Any]:
+        """The part alone."""
+        return technique(self.part, task, self.identities)
+
+    def fingerprint(self) -> str:
+        """Of all that the test's outcome follows from."""
+        recipes = [arena.find(t).recipe({**self.technique(t), "seed": 0}, **OPTIONS) for t in TASKS]
+        facts = [self.identities.of(recipe).fingerprint for recipe in recipes]
+        return hash_json([facts, FACTORS, SEEDS, WITHIN, self.head and self.head["rate"]])[:16]
+
+    def carry_out(self, store: Store) -> dict[str, Any]:
+        """What the part's file holds."""
+        name, rates = self.part.name, [float(f"{self.default * f:.3g}") for f in FACTORS]
+        found = arena.tune_rates(
+            store, {name: rates}, technique=lambda _, task: self.technique(task), tasks={"encoder": TASKS},
+            options=OPTIONS, **self.how,
+        )  # fmt: skip
+        rate = found["rates"]["encoder"][name]
+        trials = [[r, task, loss if math.isfinite(loss) else None] for _, _, r, task, loss in found["trials"]]
+        ours = {task: self.results(task, self.technique(task), rate, OPTIONS) for task in TASKS}
+        theirs = {t: self.results(t, {"mask": "head"}, self.head["rate"], OPTIONS) for t in TASKS} if self.head else {}
+        changes = [difference(ours[task], theirs[task], task) for task in theirs]
+        beats = mean_of(changes) if changes else None
+        tasks = {task: summary(results) for task, results in ours.items()}
+        return {
+            "part": f"{self.part.kind}.{name}", "fingerprint": self.fingerprint(), "rate": rate, "default": self.default,
+            "range": reach(trials), "trials": trials, "seeds": len(SEEDS),
+            "dead": any(t["score"]["value"] <= t["commonest"] for t in tasks.values()),
+            "beats_head": beats and {"value": beats.value, "low": beats.low, "high": beats.high},
+            "tasks": tasks, "environment": next(iter(ours.values()))[0].environment,
+        }  # fmt: skip
+
+    def results(self, task: str, of: Mapping[str, Any], rate: float, options: Mapping[str, Any]) -> list[Result]:
+        """One result a seed at this rate."""
+        recipe = self.lab.recipe(task, {**of, "optimizer": arena.at_rate(rate)}, **options)
+        (found,) = self.lab.results(recipe)
+        return found
+
+    def language(self, rate: float) -> dict[str, Any]:
+        """The summary of the language-model task; as for the others, a higher score is better."""
+        return summary(self.results(LM, self.technique(LM), rate, {}))
+
+
+def summary(results: Sequence[Result]) -> dict[str, Any]:
+    """Score over the seeds with its interval, the share of the commonest answer, and median costs."""
+    sign = -1.0 if results[0].metric in ("loss", "log_loss") else 1.0
+    score = over_seeds([sign * r.score for r in results])
+    said = Counter(map(str, results[0].answers.references))
+    costs = {name: [r.cost[name] for r in results if r.cost.get(name) is not None] for name in COSTS}
+    return {
+        "metric": results[0].metric, "commonest": max(said.values()) / len(results[0].answers.references),
+        "score": {"value": score.value, "low": score.low, "high": score.high, "values": list(score.values)},
+        "cost": {name: statistics.median(values) for name, values in costs.items() if values},
+    }  # fmt: skip
+
+
+def reach(trials: Sequence[Sequence[Any]]) -> list[float]:
+    """The lowest and the highest rate tried that are about as good as the best."""
+    losses = [(rate, task, math.inf if loss is None else loss) for rate, task, loss in trials]
+    best = {task: min(loss for _, t, loss in losses if t == task) for task in TASKS}
+    shares = {rate: [loss / best[task] for r, task, loss in losses if r == rate] for rate in {t[0] for t in losses}}
+    means = {rate: statistics.fmean(values) for rate, values in shares.items()}
+    good = [rate for rate, mean in means.items() if mean <= WITHIN * min(means.values())]
+    return [min(good), max(good)]
+
+
+def read(name: str) -> dict[str, Any] | None:
+    """The file of a part, or None."""
+    path = PRESETS / f"{name}.json"
+    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return found
+
+
+def main() -> None:
+    """Test the parts, and write a file for each."""
+    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked.add_argument("--only", nargs="*", help="names of parts")
+    asked.add_argument("--workers", type=int, default=2, help="trainings at a time")
+    asked.add_argument("--lm", action="store_true", help="the language-model task too")
+    asked.add_argument("--store", type=Path, default=ROOT / "runs" / "presets", help="folder of the trainings' results")
+    given = asked.parse_args()
+    store, identities = Store(given.store), Identities()
+    how: dict[str, Any] = {"workers": given.workers, "hear": lambda text: print(text, flush=True)}
+    failed = []
+    for part in every():
+        if given.only and part.name not in (*given.only, "head"):
+            continue
+        lab = Lab(store, SEEDS, **how)
+        test = Test(part, lab, identities, read("head") if part.name != "head" else None, how)
+        try:
+            one(test, store, lm=given.lm)
+        except TunesmithError as error:
+            failed.append(f"{part.name}: {error}")
+    if failed:
+        raise SystemExit("\n".join(failed))
+
+
+def one(test: Test, store: Store, *, lm: bool) -> None:
+    """Test one part unless its file is there and stands."""
+    name = test.part.name
+    found = read(name)
+    if found is None or found["fingerprint"] != test.fingerprint():
+        found = test.carry_out(store)
+        write_json(PRESETS / f"{name}.json", found)
+    if lm and LM not in found["tasks"]:
+        found["tasks"][LM] = test.language(found["rate"])
+        write_json(PRESETS / f"{name}.json", found)
+    change = found["beats_head"]
+    beats = f"{100 * change['value']:+.1f} points against head only" if change else "what the others are held against"
+    print(
+        f"{name}: rate {found['rate']:g} (default {found['default']:g}), {beats}{', DEAD' if found['dead'] else ''}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

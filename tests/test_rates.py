@@ -1,0 +1,79 @@
+"""Tuning of learning rates: what is planted is found, and a rate that fails is the worst."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tunesmith.comparing import arena
+from tunesmith.comparing.pool import Job
+from tunesmith.comparing.store import Store
+from tunesmith.errors import RunError
+
+BEST = 3e-3
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """Trainings that are not carried out: their loss grows with the distance of the rate from the best, above 0.1 they fail."""
+    jobs: list[Job] = []
+
+    def fill(store: Any, wanted: Sequence[Job], **how: Any) -> None:
+        jobs.extend(wanted)
+        if any(rate(job) > 0.1 for job in wanted):
+            raise RunError("it is nan")
+
+    def validation(store: Any, job: Job) -> float:
+        return math.inf if rate(job) > 0.1 else 0.5 + abs(math.log(rate(job) / BEST))
+
+    monkeypatch.setattr(arena, "fill", fill)
+    monkeypatch.setattr(arena, "_validation", validation)
+    monkeypatch.setattr(arena, "Identities", lambda: SimpleNamespace(of=lambda recipe: None))
+    return jobs
+
+
+def rate(job: Job) -> float:
+    return float(job.recipe.optimizer[-1].settings["lr"])
+
+
+def found(tmp_path: Path, rates: Sequence[float], **more: Any) -> dict[str, Any]:
+    tasks = {"encoder": ("intent", "sentiment")}
+    return arena.tune_rates(
+        Store(tmp_path), {"mine": rates}, technique=lambda name, task: {"mask": "norms"}, tasks=tasks, **more
+    )
+
+
+def test_the_best_rate_inside_the_range_is_taken_without_more_trials(tried: list[Job], tmp_path: Path) -> None:
+    said = found(tmp_path, [1e-4, 2e-3, 1e-1], options={"rows.limit": 33})
+    assert said["rates"] == {"encoder": {"mine": 2e-3}} and len(said["trials"]) == 6
+    assert all(job.recipe.rows.limit == 33 and job.recipe.seed == arena.TUNING_SEED for job in tried)
+    assert {job.recipe.mask.name for job in tried if job.recipe.mask} == {"norms"}
+
+
+@pytest.mark.parametrize(("rates", "beyond"), [([1e-4, 2e-4, 1.4e-3], 1.4e-3 * 2.5), ([8e-3, 2e-2, 5e-2], 8e-3 / 2.5)])
+def test_an_end_that_wins_gets_one_more_trial_beyond_it(
+    rates: list[float], beyond: float, tried: list[Job], tmp_path: Path
+) -> None:
+    said = found(tmp_path, rates)
+    assert said["rates"]["encoder"]["mine"] == pytest.approx(beyond) and len(tried) == 8
+
+
+def test_a_rate_that_fails_is_the_worst(tried: list[Job], tmp_path: Path) -> None:
+    said = found(tmp_path, [1e-3, 5e-3, 1.0])
+    assert said["rates"]["encoder"]["mine"] == 5e-3
+    assert {loss for _, _, r, _, loss in said["trials"] if r == 1.0} == {math.inf}
+
+
+def test_a_technique_that_fails_at_every_rate_says_so(tried: list[Job], tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="mine failed at every rate"):
+        found(tmp_path, [1.0, 2.0, 3.0])
+
+
+def test_the_baselines_are_what_is_tuned_if_nothing_else_is_named(tried: list[Job], tmp_path: Path) -> None:
+    said = arena.tune_rates(Store(tmp_path))
+    assert {f: set(t) for f, t in said["rates"].items()} == {f: set(arena.TECHNIQUES) for f in arena.TUNED_ON}
