@@ -32,7 +32,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def give_back() -> bool:
-    """From here on, memory of a megabyte or more that is let go goes back to the system at once.
+    """From here on, memory of 64 KB or more that is let go goes back to the system at once.
 
     glibc keeps it otherwise, in pieces that the next tensors do not fit: a process grows to several times what its
     tensors take. It costs up to a quarter more time, as every piece is new to the system. False where there is no glibc.
@@ -41,4 +41,4 @@ def give_back() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    return all(mallopt(setting, 2**20) for setting in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
+    return all(mallopt(setting, 2**16) for setting in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
