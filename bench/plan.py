@@ -2,7 +2,7 @@
 
     python bench/plan.py [--only NAME ...] [--steps 2]
 
-What is there is not measured again. Results go to ``bench/results/plan.json``, the plot to ``bench/results/plan.svg``.
+What is there is not measured again. Results go to ``bench/planned/peaks.json``, the plot to ``bench/planned/peaks.svg``.
 
 Measured is the highest resident memory of the process from where the base is loaded to the last of a few steps, less
 what it held when everything was imported and warm; as in a run with ``--memory``, what is let go is given back. Predicted is the plan's peak, less its framework, over the same
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "bench" / "results" / "plan.json"
+RESULTS = ROOT / "bench" / "planned" / "peaks.json"
 STEPS = 2
 
 ENCODER, DECODER = {"rows": "packaged:bbc-news"}, {"rows": "packaged:chatterbot", "base": "smollm2-135m"}
