@@ -101,14 +101,14 @@ class Host(nn.Module):
             return sites
         weight = next(sites[0].module.parameters())
         key = name + ("" if name not in self.shared else f"/{len(self.shared)}")
-        self.shared[key] = common.to(device=weight.device, dtype=_at_least_single(weight.dtype))
+        self.shared[key] = _beside(common, weight)
         return [replace(site, shared=common) for site in sites]
 
     def _add(self, name: str, site: Site, adapter: Any, begin: bool) -> str:
         if begin:
             adapter.begin()
         weight = next(site.module.parameters())
-        adapter.to(device=weight.device, dtype=_at_least_single(weight.dtype))
+        _beside(adapter, weight)
         key = f"{site.name}.{name}".replace(".", "/")
         stack = self._stacks.setdefault(site.path, [])
         key += "" if key not in self.adapters else f"/{sum(k.startswith(key) for k in self.adapters)}"
@@ -498,6 +498,14 @@ class Host(nn.Module):
 def _at_least_single(dtype: torch.dtype) -> torch.dtype:
     """What is added to a model in half precision trains in single precision."""
     return torch.float32 if dtype.itemsize < 4 else dtype
+
+
+def _beside(module: nn.Module, weight: Tensor) -> nn.Module:
+    """The module on a weight's device and in a precision that fits it; one that is there already is not touched."""
+    device, dtype = weight.device, _at_least_single(weight.dtype)
+    tensors = [*module.parameters(), *module.buffers()]
+    there = all(t.device == device and (t.dtype == dtype or not t.is_floating_point()) for t in tensors)
+    return module if there else module.to(device=device, dtype=dtype)
 
 
 def _places(values: Tensor, mask: Tensor | bool) -> Tensor:

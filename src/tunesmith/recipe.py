@@ -163,6 +163,9 @@ class Recipe(_Strict):
     )
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")
+    memory: str | None = Field(
+        None, description="most memory of the process, e.g. 2GB: micro-batch and recomputation are chosen to fit it"
+    )
     checks: Checks = Checks()
     audit: Annotated[list[Chosen], _several("audit"), BeforeValidator(_audits)] = Field(
         [], description="what tuning may have broken: audits to make, or true for all of them"

@@ -94,6 +94,8 @@ def tune(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Every random choice comes from it.")] = None,
     audit: Annotated[bool, typer.Option("--audit", help="Measure what tuning broke, too.")] = False,
+    memory: Annotated[str | None, typer.Option(help="Most memory, e.g. 2GB: the micro-batch is chosen to fit.")] = None,
+    processes: Annotated[int, typer.Option(help="Processes that share every step's rows.", min=1)] = 1,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
     name: Annotated[str | None, typer.Option(help="Name of the run; made from the rows if not given.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run of this name.")] = False,
@@ -108,7 +110,7 @@ def tune(
     changes = _changes(set_, column, {
         "base": base, "task": task, "adapter": adapter, "mask": mask, "budget.epochs": epochs, "budget.steps": steps,
         "budget.minutes": minutes, "length.max": length, "length.over": over_length, "seed": seed,
-        "audit": True if audit else None, "rows.shots": shots,
+        "audit": True if audit else None, "memory": memory, "rows.shots": shots,
     })  # fmt: skip
     if shots and not any(key.startswith(("budget.", "batch.")) for key in changes):
         changes |= {"budget.epochs": 20.0, "batch.rows": 8}  # three passes over a few rows are a handful of steps
@@ -117,8 +119,39 @@ def tune(
         _print(plan(recipe, json_), json_)
         return
     style = "json" if json_ else "quiet" if quiet else "auto"
-    decide = shots is not None and not resume
-    _print(tune_here(recipe, out, name, force=force, resume=resume, style=style, as_json=json_, decide=decide), json_)
+    _print(
+        tune_here(
+            recipe, out, name, force=force, resume=resume, style=style, as_json=json_, processes=processes,
+            decide=shots is not None and not resume,
+        ), json_,
+    )  # fmt: skip
+
+
+@app.command()
+def plan(
+    source: Annotated[str, typer.Argument(metavar="ROWS|RECIPE", help="Rows, packaged:NAME, or a recipe (.yaml).")],
+    for_: Annotated[str | None, typer.Option("--for", help="Another machine: 8GB, or 1x24GB for one GPU.")] = None,
+    base: Annotated[str | None, typer.Option(help="Alias (see `models`), folder, or hub id.")] = None,
+    task: Annotated[str | None, typer.Option(help="classify, pair, regress, tag, generate, chat, lm.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="What is added, e.g. lora (see `parts`).")] = None,
+    mask: Annotated[str | None, typer.Option(help="Which own weights move, e.g. everything, head.")] = None,
+    column: Annotated[list[str], typer.Option(help="ROLE=COLUMN, e.g. text=review.")] = [],  # noqa: B006
+    set_: Annotated[list[str], typer.Option("--set", help="OPTION=VALUE, any option of a recipe.")] = [],  # noqa: B006
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training rows.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+    length: Annotated[int | None, typer.Option(help="Most tokens of a row.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Most memory of the process, e.g. 2GB.")] = None,
+    json_: Json = False,
+) -> None:
+    """Predict memory, time and disk of a recipe before any weight is loaded, and what would make it fit."""
+    from ..run.planned import plan as planned
+
+    recipe = _recipe(source, _changes(set_, column, {
+        "base": base, "task": task, "adapter": adapter, "mask": mask, "budget.epochs": epochs, "budget.steps": steps,
+        "length.max": length, "memory": memory,
+    }))  # fmt: skip
+    found = planned(recipe, for_, say=lambda text: print(text, file=sys.stderr))
+    print(json.dumps(found.to_dict(), indent=2) if json_ else "\n".join(found.lines()))
 
 
 def _recipe(source: str, changes: dict[str, Any]) -> Any:

@@ -34,7 +34,7 @@ def save(
     Raises:
         RunError: what was written is not what is in memory, or the disk is full.
     """
-    final = folder / f"step-{step:08d}"
+    final = at(folder, step)
     moments, settings = _flatten(optimizer) if optimizer else ({}, {})
     with atomic_folder(final) as target:
         _save_checked(target / "weights.safetensors", tensors)
@@ -43,6 +43,11 @@ def save(
     for old in sorted(folder.glob("step-*"))[:-KEPT]:
         shutil.rmtree(old)
     return final
+
+
+def at(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return folder / f"step-{step:08d}"
 
 
 def newest(folder: Path) -> Path | None:

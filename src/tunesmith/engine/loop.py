@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from .components import components, layers_above
 from .health import WATCHED, Watch
 from .memory import is_out_of_memory, peak_bytes
 from .precision import arithmetic
+from .processes import ALONE, Processes
 from .step import Step, Words, count_units
 from .step_log import StepLog, replay, why_no_log
 from .streaming import Stream
@@ -103,6 +105,7 @@ class Work:
         validate: gives the loss on held-out rows; None validates never.
         validations: validations in each epoch.
         mask: which of the model's own weights move, where the choice is made or changes in training.
+        together: the processes that share every step's rows.
         words: makes ids of a text, for terms that put words around rows.
     """
 
@@ -126,6 +129,7 @@ class Work:
     validate: Callable[[], float] | None = None
     validations: int = 1
     mask: Mask | None = None
+    together: Processes = ALONE
     words: Words | None = None
 
 
@@ -169,11 +173,31 @@ class Loop:
         self.log = StepLog()
         self.logged = False
         self.stream: Stream | None = None
+        self._stopping = False
         self.chooser = Chooser(self)
+        if work.together.count > 1:
+            self._check_together()
         if self.chooser.settled:
             self._build()
         self.observed = False
         self._saved_at = 0.0
+
+    def _check_together(self) -> None:
+        """What cannot be cut into the shares of several processes.
+
+        Raises:
+            InputError: a part needs all rows of a step in one place.
+        """
+        work, entries = self.work, self.chooser.entries
+        whole = [f"loss {type(t).__name__} ({t.whole})" for t in work.losses if t.whole]
+        whole += (
+            [] if work.gradient.adds and not work.gradient.streams else [f"gradient {type(work.gradient).__name__}"]
+        )
+        whole += [f"mask {type(entries).__name__}"] if entries is not None and entries.checks else []
+        if whole:
+            raise InputError(
+                f"{whole[0]} needs all rows of a step in one process", where="--processes", fix="train with one process"
+            )
 
     def _build(self) -> None:
         """The terms' own tensors, and the optimizer over everything that trains."""
@@ -279,7 +303,7 @@ class Loop:
         start = time.perf_counter() - self.state.seconds
         for indices in self._remaining_steps():
             event = self._step(indices, watch)
-            self.state.seconds = time.perf_counter() - start
+            self.state.seconds = self.work.together.agree(time.perf_counter() - start)
             yield {
                 "event": "step", **event, "seconds": self.state.seconds, "memory": peak_bytes(self.device),
                 "tokens_per_second": self.state.tokens / max(self.state.seconds, 1e-9), "progress": self._progress(),
@@ -287,6 +311,7 @@ class Loop:
             if watch and self.state.step in (1, WATCHED):
                 yield from self._report_sleepers(watch)
                 watch = watch if self.state.step < WATCHED else None
+            self._hear_interrupt()
             if self._validation_due():
                 yield self._validate()
             self.state.stopped = self._why_stop()
@@ -334,14 +359,17 @@ class Loop:
             yield from steps[done if epoch == first else 0 :]
 
     def _step(self, indices: np.ndarray, watch: Watch | None) -> dict[str, Any]:
-        torch.manual_seed(hash((self.work.seed, self.state.step)) % 2**63)
+        seed = hash((self.work.seed, self.state.step)) % 2**63
+        torch.manual_seed(seed)
         rate = self.work.stepper.lr * self.work.schedule(self._progress())
         self.set_rate(rate)
         self.chooser.before_step(self.moment)
         if self.stream:
             self.stream.begin(watch)
-        seed = torch.initial_seed()
+        self.work.together.spread()
         loss, units, tokens = self._gradient(indices)
+        if self.work.together.count > 1:
+            torch.manual_seed(seed)  # what is drawn from here on must be the same everywhere
         self.chooser.after_backward()
         value = float(loss)
         if not math.isfinite(value):
@@ -380,22 +408,40 @@ class Loop:
 
     # ------------------------------------------------------------------ one step's gradient
 
-    def _gradient(self, indices: np.ndarray) -> tuple[Tensor, int, int]:
-        """Fill the gradients for a step's rows; when memory runs out, again in smaller micro-batches."""
+    def _gradient(self, indices: np.ndarray) -> tuple[Tensor | float, int, int]:
+        """Fill the gradients for a step's rows, of which each process takes its share."""
+        together, parameters = self.work.together, list(self.parameters.values())
+        mine = together.share(indices, self.work.rows.lengths)
+        units, rows = self._count(mine) if together.count > 1 else (None, None)
+        loss, units = self._own_gradient(mine, units, rows)
+        tokens = int(self.work.rows.lengths[indices].sum())
+        if together.count == 1:
+            return loss, units, tokens
+        together.add(parameters)
+        return together.sum(loss), units, tokens
+
+    def _count(self, mine: np.ndarray) -> tuple[int, int]:
+        """Supervised units and rows of the whole step, over all processes."""
+        labels = self.work.collate(self.work.rows.take(mine))["labels"] if len(mine) else None
+        units, rows = (0, 0) if labels is None else (count_units(labels, self.work.head), len(labels))
+        return int(self.work.together.sum(units)), int(self.work.together.sum(rows))
+
+    def _own_gradient(self, indices: np.ndarray, units: int | None, rows: int | None) -> tuple[Tensor, int]:
+        """Fill the gradients for this process's rows; when memory runs out, again in smaller micro-batches."""
         while True:
             try:
                 batches = [
                     self.work.collate(self.work.rows.take(group))
                     for group in micro_batches(indices, self.work.rows.lengths, self.state.micro_tokens)
                 ]
-                units = sum(count_units(b["labels"], self.work.head) for b in batches)
-                rows = sum(len(b["labels"]) for b in batches)
+                units = sum(count_units(b["labels"], self.work.head) for b in batches) if units is None else units
+                rows = sum(len(b["labels"]) for b in batches) if rows is None else rows
                 self.chooser.compare(batches, units)
                 if self.work.gradient.sums:
                     _check_single(batches)
                 over = (1, 1) if self.work.gradient.sums else (units, rows)
                 losses = [self.closure(batch, over[0], rows=over[1]) for batch in batches]
-                return self._ask(losses) / (units / over[0]), units, int(self.work.rows.lengths[indices].sum())
+                return self._ask(losses) / (units / over[0]), units
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -507,9 +553,15 @@ class Loop:
 
     # ------------------------------------------------------------------ stopping, validating, saving
 
+    def _hear_interrupt(self) -> None:
+        """Whether any process was asked to stop by now; all of them hear it after the same step."""
+        self._stopping = self.work.together.sum(self.interrupt is not None) > 0
+        if self._stopping and self.interrupt is None:
+            self.interrupt = signal.SIGTERM
+
     def _why_stop(self) -> str:
         budget = self.work.budget
-        if self.interrupt is not None:
+        if self._stopping:
             return "interrupted"
         if self.state.step >= self.total_steps:
             return "budget"
@@ -520,7 +572,7 @@ class Loop:
         return ""
 
     def _validation_due(self) -> bool:
-        if self.work.validate is None or self.interrupt is not None:
+        if self.work.validate is None or self._stopping:
             return False
         per_epoch = math.ceil(len(self.work.rows) / self.work.rows_per_step)
         every = max(1, per_epoch // self.work.validations)
@@ -530,7 +582,7 @@ class Loop:
         assert self.work.validate is not None
         self.work.host.eval()
         with self._in_use():
-            loss = self.work.validate()
+            loss = self.work.together.agree(self.work.validate())
             if self.state.best_loss is None or loss < self.state.best_loss:
                 self.state.best_loss, self.state.best_step, self.state.waited = loss, self.state.step, 0
                 if self.work.budget.patience is not None:
@@ -571,7 +623,10 @@ class Loop:
         if self.logged:
             tensors = self.log.tensors()
         optimizer = None if self.logged else self.optimizer
-        path = checkpoint.save(self.work.folder, self.state.step, tensors, optimizer, asdict(self.state))
+        path = checkpoint.at(self.work.folder, self.state.step)
+        if self.work.together.first:
+            checkpoint.save(self.work.folder, self.state.step, tensors, optimizer, asdict(self.state))
+        self.work.together.wait()
         self._saved_at = self.state.seconds
         return {"event": "save", "step": self.state.step, "path": str(path)}
 

@@ -115,7 +115,7 @@ def _sum(draw: random.Random) -> dict[str, str]:
     """One sum.
 
     >>> _sum(random.Random(1))
-    {'prompt': '3 + 10 + 2 =', 'completion': '3 + 10 = 13, 13 + 2 = 15'}
+    {'prompt': '11 + 3 + 6 =', 'completion': '11 + 3 = 14, 14 + 6 = 20'}
     """
     numbers = [draw.randint(2, 12) for _ in range(draw.randint(3, 5))]
     steps, total = [], numbers[0]

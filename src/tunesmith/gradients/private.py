@@ -38,6 +38,7 @@ class Private(Gradient):
     """
 
     sums = True
+    adds = False
     entries = "it clips whole tensors' gradients"
 
     def __init__(

@@ -23,6 +23,8 @@ class SAM(Gradient):
         adaptive: whether it is measured relative to each weight; ``rho`` is about ten times larger then.
     """
 
+    adds = False
+
     def __init__(self, *, rho: Positive = 0.05, adaptive: bool = False):
         self.rho, self.adaptive = rho, adaptive
 

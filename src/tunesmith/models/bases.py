@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -161,6 +161,42 @@ def load(
     _check_share(model, info, fresh)
     _set_padding(model, info)
     return Loaded(model, sorted(fresh))
+
+
+def sketch(info: BaseInfo, head: str, *, labels: Sequence[str] | None = None, problem: str | None = None) -> Loaded:
+    """The model that `load` gives, made from ``config.json`` and the weights' headers; no weight is read.
+
+    Meant for a context in which new tensors take no memory: a meta device, or PyTorch's fake tensors.
+
+    Raises:
+        InputError: unknown head, or one that this architecture cannot have.
+    """
+    import torch
+    import transformers
+
+    if head not in HEADS:
+        raise unknown("head", head, HEADS)
+    _check_head(info, head)
+    config = _configured(info, head, labels, problem)
+    with quiet(), torch.random.fork_rng(devices=[]):
+        model = getattr(transformers, HEADS[head]).from_config(config, dtype=torch.float32)
+        fresh = set()
+        if "cloze" not in head:
+            fresh = _not_stored(model, folders.shapes_of(folders.weights_of(info.path)))
+            fresh |= _renew_foreign_head(model, info, labels, fresh)
+    _set_padding(model, info)
+    return Loaded(model, sorted(fresh))
+
+
+def _not_stored(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """Tensors that the weights' files lack, by the end of their names: what stands before it differs between heads."""
+    prefix = f"{model.base_model_prefix}."
+    stored = {name.removeprefix(prefix): shape for name, shape in shapes.items()}
+    wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    lacks = {n for n, shape in wanted.items() if stored.get(n.removeprefix(prefix)) != shape}
+    trunk = {n for n in lacks if n.startswith(prefix)}
+    renamed = len(trunk) > 8  # an older file names its tensors otherwise, and has them all the same
+    return lacks - trunk if renamed else lacks
 
 
 def _read(path: Path, name: str, revision: str | None, architecture: Architecture | None = None) -> BaseInfo:

@@ -113,6 +113,16 @@ def count_parameters(files: list[Path]) -> int:
     return total
 
 
+def shapes_of(files: list[Path]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor in safetensors files, from their headers.
+
+    Raises:
+        InputError: a file is no safetensors file.
+    """
+    found = {name: tensor for path in files for name, tensor in _header(path).items() if name != "__metadata__"}
+    return {name: tuple(tensor["shape"]) for name, tensor in found.items()}
+
+
 def _header(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:

@@ -17,7 +17,7 @@ from ..engine.step_log import StepLog, replay
 from ..errors import InputError
 from ..host import Host
 from ..losses import Loss
-from ..models.bases import BaseInfo, load
+from ..models.bases import BaseInfo, load, sketch
 from ..recipe import Recipe
 
 
@@ -53,13 +53,7 @@ def make_host(
     loaded = load(base, head, labels=labels, seed=recipe.seed, problem=problem_of(head, labels, multi=multi))
     host = Host(loaded.model, loaded.fresh if trained is None else trained)
     host.to(device())
-    for number, adapter in enumerate(recipe.adapter):
-        names = host.attach(adapter, seed=recipe.seed + number, begin=trained is None)
-        if adapter.settings["tuned"] and trained is None:
-            artefacts.begin(host, names, Path(adapter.settings["tuned"]))
-    host.train_only(recipe.mask.build() if recipe.mask and trained is None else None)
-    if not host.count() and trained is None:
-        raise InputError("nothing would train", expected="an adapter or a mask")
+    _equip(host, recipe, begin=trained is None, choose=trained is None)
     if recipe.gradient_checkpointing:
         host.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return host
@@ -90,6 +84,32 @@ class _NoRows:
 
     def where(self, index: int) -> str:
         return ""
+
+
+def sketch_host(recipe: Recipe, base: BaseInfo, head: str, labels: list[str] | None, *, multi: bool = False) -> Host:
+    """The same as `make_host` without a weight: inside `planning.footprint.shapes_only`, tensors that are shapes.
+
+    Raises:
+        InputError: a part does not fit this base, or nothing would train.
+    """
+    made = sketch(base, head, labels=labels, problem=problem_of(head, labels, multi=multi))
+    host = Host(made.model, made.fresh)
+    _equip(host, recipe, begin=False, choose=True)
+    if recipe.gradient_checkpointing:  # random numbers have no state to be kept where nothing has a value
+        kwargs = {"use_reentrant": False, "preserve_rng_state": False}
+        host.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
+    return host
+
+
+def _equip(host: Host, recipe: Recipe, *, begin: bool, choose: bool) -> None:
+    """Attach every adapter, and let the mask choose what trains."""
+    for number, adapter in enumerate(recipe.adapter):
+        names = host.attach(adapter, seed=recipe.seed + number, begin=begin)
+        if adapter.settings["tuned"] and begin:
+            artefacts.begin(host, names, Path(adapter.settings["tuned"]))
+    host.train_only(recipe.mask.build() if recipe.mask and choose else None)
+    if not host.count() and choose:
+        raise InputError("nothing would train", expected="an adapter or a mask")
 
 
 def problem_of(head: str, labels: list[str] | None, *, multi: bool) -> str | None:

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 
 from .. import __version__, artefacts
 from ..data.encode import collator
+from ..engine import processes
 from ..engine.loop import Budget, Loop, Work
+from ..engine.memory import give_back
 from ..engine.precision import pick
 from ..engine.predict import Reading, features, read
 from ..engine.step import ROW_HEADS
@@ -79,12 +81,16 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
         RunError: training failed, or what was saved is not what was trained.
         Interrupted: SIGINT or SIGTERM; everything is saved.
     """
-    _check_folder(folder, force, resume)
+    if not processes.is_first():
+        _help(recipe, folder, resume)
+        return
+    check_folder(folder, force, resume)
     if resume and (folder / "report.json").exists():
         listen({"event": "note", "text": f"{folder}: the run is finished already"})
         return
     prepared = prepare(on_disk(recipe), lambda text: listen({"event": "note", "text": text}))
     check_audits(prepared.recipe, prepared.task)
+    _fit(prepared, lambda text: listen({"event": "note", "text": text}), folder if resume else None)
     made = _begin(prepared, folder)
     _open_folder(prepared, folder, force, resume)
     log = EventLog(folder / "events.jsonl")
@@ -109,6 +115,24 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
         report["audit"] = _audited(made, before, after, listen)
         write_report(report, prepared, folder)
     hear({"event": "done", "folder": str(folder)})
+
+
+def _help(recipe: Recipe, folder: Path, resume: bool) -> None:
+    """Train beside the first process, which alone measures and writes."""
+    prepared = prepare(on_disk(recipe))
+    _fit(prepared, lambda text: None, folder if resume else None)
+    made = _begin(prepared, folder)
+    _train(made, _work(made), lambda event: None)
+
+
+def _fit(prepared: Prepared, say: Callable[[str], None], folder: Path | None = None) -> None:
+    """Let the plan choose micro-batch and recomputation where the recipe limits the memory, and keep none that is free."""
+    if prepared.recipe.memory is not None:
+        from .planned import fitted
+
+        give_back()
+
+        prepared.recipe = fitted(prepared, say, read_recipe(folder / "recipe.yaml") if folder else None)
 
 
 @dataclass
@@ -146,6 +170,7 @@ def score(recipe: Recipe, folder: Path, *, listen: Listener) -> Scored:
     """
     prepared = prepare(on_disk(recipe))
     check_audits(prepared.recipe, prepared.task)
+    _fit(prepared, lambda text: listen({"event": "note", "text": text}))
     made = _begin(prepared, folder)
     before = _before(made, held_out_rows(prepared)) if recipe.audit else None
     events: list[dict[str, Any]] = []
@@ -189,7 +214,12 @@ def untuned_features(prepared: Prepared, name: str) -> np.ndarray:
 # ---------------------------------------------------------------------- the folder
 
 
-def _check_folder(folder: Path, force: bool, resume: bool) -> None:
+def check_folder(folder: Path, force: bool, resume: bool) -> None:
+    """Whether a run can be begun or gone on with in this folder.
+
+    Raises:
+        InputError: it cannot.
+    """
     if resume and not (folder / "recipe.yaml").exists():
         raise InputError("there is no run to go on with", where=folder, fix="leave --resume out to begin one")
     if folder.exists() and any(folder.iterdir()) and not (force or resume):
@@ -280,10 +310,11 @@ def _processor() -> str:
 # ---------------------------------------------------------------------- before, while and after
 
 
-def _begin(prepared: Prepared, folder: Path) -> Trained:
+def _begin(prepared: Prepared, folder: Path, make: Callable[..., Host] = make_host) -> Trained:
+    """The model as training begins, and how rows are read; ``make`` builds the host, as `make_host` does."""
     recipe, task = prepared.recipe, prepared.task
     labels = task.labels if task.name != "regress" else None
-    host = make_host(recipe, prepared.base, prepared.head, labels, multi=bool(getattr(task, "multi", False)))
+    host = make(recipe, prepared.base, prepared.head, labels, multi=bool(getattr(task, "multi", False)))
     pad = prepared.reader.tokenizer.pad_token_id
     scale = _scale(prepared, host) if task.name == "regress" else Scale()
     collate = _scaled(collator(task, pad if pad is not None else 0), scale)
@@ -357,6 +388,7 @@ def _texts(made: Trained, written: np.ndarray) -> dict[str, Any]:
 
 
 def _work(made: Trained) -> Work:
+    """What the loop is given."""
     recipe, task = made.prepared.recipe, made.prepared.task
     losses = recipe.loss or [find("loss", task.loss).choose()]
     terms = [c.build() for c in losses]
@@ -406,7 +438,9 @@ def _validation_loss(made: Trained, rows: Any) -> float:
 
 
 def _train(made: Trained, work: Work, hear: Listener) -> None:
+    work.together = processes.here()
     engine = Loop(work, device())
+    work.together.wait()
     if engine.resume():
         hear({"event": "note", "text": f"resumed at step {engine.state.step}"})
     rates = {"rate": work.stepper.lr, "steps": engine.total_steps if np.isfinite(engine.total_steps) else None}
