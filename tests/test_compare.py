@@ -333,6 +333,7 @@ def test_killed_drivers_lose_nothing_and_two_at_once_double_nothing(compared: Co
 def test_ray_gives_the_same_bits(compared: Compared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # the other tests would starve it
     here = compared.comparison.to_dict()
     there = compare(compared.recipes, seeds=2, store=tmp_path / "ray", workers=2, on="ray").to_dict()
     import ray
