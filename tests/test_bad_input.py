@@ -134,7 +134,7 @@ CASES: dict[str, Case] = {
     "no run to predict with": (lambda f, b: ["predict", str(f), "x.csv"], "holds no run"),
     "no run to report": (lambda f, b: ["report", str(f)], "holds no report"),
     "unknown part": (lambda f, b: ["show", "lorra"], "did you mean 'lora'"),
-    "unknown kind": (lambda f, b: ["parts", "adapters"], "did you mean 'adapter'"),
+    "unknown kind": (lambda f, b: ["parts", "adaptr"], "did you mean 'adapter'"),
 }  # fmt: skip
 
 

@@ -289,7 +289,8 @@ def test_a_chain_s_links_add_up() -> None:
 
 def test_lora_plus_has_a_rate_for_b() -> None:
     loop = loop_with("loraplus", settings={"ratio": 4.0})
-    rate = loop._set_rate()
+    rate = loop.work.stepper.lr
+    loop.set_rate(rate)
     of = {id(p): g["lr"] for g in loop.optimizer.param_groups for p in g["params"]}
     one = adapters(loop.work.host)[0]
     assert of[id(one.A)] == rate and of[id(one.B)] == 4 * rate
