@@ -381,8 +381,10 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Compare techniques on the same rows over several seeds: every difference with its interval, every cost."""
+    from ..comparing.pool import check_executor
     from . import evidence
 
+    check_executor(on)
     if correction not in ("holm", "bh"):
         raise InputError(f"--correction is {correction}", expected="holm or bh")
     named: dict[str, Any] = {"base": base, "task": task, "budget.epochs": epochs, "audit": audit}

@@ -51,11 +51,10 @@ def fill(
         InputError: an executor is unknown or not installed, or a recipe has something for the user to mend.
         RunError: a training failed; all others are stored.
     """
+    check_executor(on)
     missing = {j.identity.fingerprint: j for j in jobs if store.get(j.identity) is None}
     if not missing:
         return
-    if on not in EXECUTORS:
-        raise unknown("executor", on, EXECUTORS, where="--on")
     threads = max(1, (os.cpu_count() or 1) // workers)
     failures: list[tuple[Job, dict[str, Any]]] = []
     for number, (job, outcome) in enumerate(EXECUTORS[on](store, list(missing.values()), workers, threads), 1):
@@ -67,6 +66,12 @@ def fill(
         kind = InputError if outcome["code"] == 2 else RunError
         more = f" ({len(failures)} of {len(missing)} jobs failed)" if len(failures) > 1 else ""
         raise kind(f"{job.name}: {outcome['error']}{more}")
+
+
+def check_executor(on: str) -> None:
+    """Raises ``InputError`` if there is no executor ``on``."""
+    if on not in EXECUTORS:
+        raise unknown("executor", on, EXECUTORS, where="--on")
 
 
 def _said(store: Store, job: Job, outcome: dict[str, Any]) -> str:
