@@ -1,8 +1,8 @@
-"""Extra keys and values in front of those that an attention computes itself.
+"""An attention function of our own: extra keys and values in front of a model's, and quicker training on a CPU.
 
-Through transformers' own extension point: an attention function and its mask function registered under a name. Without
-extra keys it is scaled-dot-product attention unchanged, to the bit. The cache never holds the extra keys, so
-generation needs nothing more.
+Through transformers' own extension point: an attention function and its mask function registered under a name. It is
+scaled-dot-product attention unchanged, to the bit, where there are no extra keys and nothing is trained. The cache never
+holds the extra keys, so generation needs nothing more.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputError
+from . import quick
 
 NAME = "tunesmith_sdpa"
 _EXTRA: weakref.WeakKeyDictionary[Any, Callable[[Tensor], Tensor | None]] = weakref.WeakKeyDictionary()
@@ -46,7 +47,11 @@ def extend(
     Raises:
         InputError: this model computes its attention in a way of its own.
     """
-    _switch(model)
+    if model.config._attn_implementation != NAME:
+        raise InputError(
+            f"{type(model).__name__} computes attention by {model.config._attn_implementation!r} and takes no extra keys",
+            expected="scaled-dot-product attention (sdpa)", fix="prepend prompts to its input instead",
+        )  # fmt: skip
 
     def extra(query: Tensor) -> Tensor | None:
         return act(query, query.new_zeros(2, 0, width)) if on() else None
@@ -55,35 +60,37 @@ def extend(
     return Extension(module)
 
 
-def _switch(model: Any) -> None:
+def use(model: Any) -> None:
+    """Let a model compute its attention by this function, if it is one that does so by PyTorch's."""
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask
 
-    if model.config._attn_implementation == NAME:
-        return
-    if model.config._attn_implementation != "sdpa":
-        raise InputError(
-            f"{type(model).__name__} computes attention by {model.config._attn_implementation!r} and takes no extra keys",
-            expected="scaled-dot-product attention (sdpa)", fix="prepend prompts to its input instead",
-        )  # fmt: skip
+    if model.config._attn_implementation == "sdpa":
+        AttentionInterface.register(NAME, _attend)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        model.set_attn_implementation(NAME)
 
-    def attend(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **named: Any
-    ) -> Any:
-        given = _EXTRA[module](query) if module in _EXTRA else None
-        if given is not None and given.shape[-2]:
-            causal = named.pop("is_causal", None)
-            causal = getattr(module, "is_causal", True) if causal is None else causal
-            key, value, attention_mask = _joined(query, key, value, attention_mask, given, causal)
-            if (bias := named.get("position_bias")) is not None:
-                named["position_bias"] = F.pad(bias, (given.shape[-2], 0))
-            named["is_causal"] = False
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **named)
 
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    model.set_attn_implementation(NAME)
+def _attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **named: Any
+) -> tuple[Tensor, None]:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    causal = named.pop("is_causal", None)
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    given = _EXTRA[module](query) if module in _EXTRA else None
+    if given is not None and given.shape[-2]:
+        key, value, attention_mask = _joined(query, key, value, attention_mask, given, causal)
+        if (bias := named.get("position_bias")) is not None:
+            named["position_bias"] = F.pad(bias, (given.shape[-2], 0))
+        causal = False
+    if quick.attends(query, key, attention_mask, named):
+        scale, dropout = named.get("scaling"), named.get("dropout", 0.0)
+        return quick.attention(query, key, value, attention_mask, causal=causal, scale=scale, dropout=dropout), None
+    attended: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, is_causal=causal, **named
+    )
+    return attended
 
 
 def _joined(

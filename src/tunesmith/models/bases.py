@@ -160,6 +160,7 @@ def load(
             fresh |= _renew_foreign_head(model, info, labels, fresh)
     _check_share(model, info, fresh)
     _set_padding(model, info)
+    _quicken(model)
     return Loaded(model, sorted(fresh))
 
 
@@ -185,7 +186,16 @@ def sketch(info: BaseInfo, head: str, *, labels: Sequence[str] | None = None, pr
             fresh = _not_stored(model, folders.shapes_of(folders.weights_of(info.path)))
             fresh |= _renew_foreign_head(model, info, labels, fresh)
     _set_padding(model, info)
+    _quicken(model)
     return Loaded(model, sorted(fresh))
+
+
+def _quicken(model: PreTrainedModel) -> None:
+    from . import attention, quick
+
+    with quiet():
+        attention.use(model)
+    quick.quicken(model)
 
 
 def _not_stored(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
