@@ -68,6 +68,21 @@ def check_manifest(host: Host, folder: Path) -> None:
         raise RunError(f"{folder}: {extra[0]} would be used but was not saved")
 
 
+def weights_in(path: Path) -> Path:
+    """The file with what an earlier run learned: itself, or in a folder, or in what the run left in its folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    folders = [path, path / "adapter", path / "delta"] if path.is_dir() else []
+    files = [f / name for f in folders for name in (OWN_FILE, peft_format.TENSORS)] or [path]
+    found = next((f for f in files if f.is_file()), None)
+    if found is None:
+        raise InputError("holds no adapter and no difference", where=path,
+                         expected=f"{OWN_FILE} or {peft_format.TENSORS} in it")  # fmt: skip
+    return found
+
+
 # ---------------------------------------------------------------------- adapters
 
 
@@ -96,12 +111,15 @@ def save_adapter(host: Host, folder: Path, *, base: str, revision: str | None, h
 
 
 def _patch_facts(host: Host, base: str) -> dict[str, str]:
-    """The metadata that a sparse difference needs: each base tensor's shape and hash, in the file's header."""
+    """The metadata that a sparse difference needs: each base tensor's shape and hash, in the file's header.
+
+    Where earlier differences lie below it the hash is that of the base itself, so that all of them add up.
+    """
     facts = {}
     with host.off():
         for name, patch in host.patches.items():
             tensor = patch.weight.parameter
-            facts[name] = {"shape": list(tensor.shape), "sha256": digest(tensor)}
+            facts[name] = {"shape": list(tensor.shape), "sha256": host.begun.get(name) or digest(tensor)}
     return {"format": "pt", "base": base, "entries": json.dumps(facts)}
 
 
@@ -129,10 +147,7 @@ def begin(host: Host, names: Sequence[str], folder: Path) -> None:
     Raises:
         InputError: there is no such adapter, or it was made with other settings.
     """
-    folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
-    own = next((f for f in (folder / OWN_FILE, folder / peft_format.TENSORS) if f.exists()), None)
-    if own is None:
-        raise InputError("holds no adapter", where=folder, expected=f"{OWN_FILE} or {peft_format.TENSORS} in it")
+    own = weights_in(folder)
     saved = load_file(own)
     if own.name != OWN_FILE:
         saved = peft_format.named(host, names, saved)

@@ -368,6 +368,8 @@ class Step:
 
     def _inputs(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         inputs = {**self.inputs, **changes}
+        if self.host.reads and self.head == "causal-lm" and self.mask is not None:
+            inputs["given"] = self.mask.cumsum(1) - self.mask.long() == 0
         if self.head == "seq2seq-lm" and "decoder_input_ids" not in inputs:
             inputs["decoder_input_ids"] = self._shifted_labels()
         return inputs
