@@ -30,6 +30,7 @@ _PEFT_TASK = {
     "token-classification": "TOKEN_CLS",
     "causal-lm": "CAUSAL_LM",
     "seq2seq-lm": "SEQ_2_SEQ_LM",
+    "masked-lm": None,
     "masked-cloze": None,  # PEFT has no name for it
     "causal-cloze": "CAUSAL_LM",
 }

@@ -335,7 +335,7 @@ class Step:
     @property
     def _writes(self) -> bool:
         """Whether the head is a language model's, whose logits are too many to be held at every place."""
-        return self.head in ("causal-lm", "seq2seq-lm")
+        return self.head in ("causal-lm", "seq2seq-lm", "masked-lm")
 
     @property
     def _places(self) -> Tensor | None:

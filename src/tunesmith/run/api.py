@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +83,17 @@ def free_folder(out: Path, recipe: Recipe) -> Path:
     return folder
 
 
-def open_run(folder: str | Path) -> Run:
+def open_run(folder: str | Path, *, exchange: Mapping[str, str] = {}) -> Run:
     """A finished run, to be used.
 
+    Args:
+        folder: of the run.
+        exchange: folder of an earlier run that it stands on -> folder of another that takes its place; see `Run`.
+
     Raises:
-        InputError: the folder holds no finished run.
+        InputError: the folder holds no finished run, or it does not stand on what is to be exchanged.
     """
-    return Run(folder)
+    return Run(folder, exchange=exchange)
 
 
 def predict(folder: str | Path, rows: Any) -> list[Any]:
