@@ -467,7 +467,9 @@ def test_spiel_by_momentum_grows_where_sm3_puts_the_largest_squares() -> None:
     for _ in range(3):
         grad = torch.randn(len(before))
         mask.watch(patch, grad)
-        sums = {i: min(rows[i // inputs], columns[i % inputs]) + float(g) ** 2 for i, g in zip(before, grad, strict=True)}
+        sums = {
+            i: min(rows[i // inputs], columns[i % inputs]) + float(g) ** 2 for i, g in zip(before, grad, strict=True)
+        }
         for i, total in sums.items():
             rows[i // inputs] = max(rows[i // inputs], total)
             columns[i % inputs] = max(columns[i % inputs], total)

@@ -265,7 +265,11 @@ def edited(host: Host, *rows: dict[str, Tensor], **given: Any) -> list[list[int]
 def test_reft_edits_the_first_and_the_last_places_of_the_text(family: str) -> None:
     host = hosted(family, "reft", places=[1, 2])
     left = [] if family == "bert" else [padded(family, 9, left=True)]
-    assert edited(host, padded(family, 5), padded(family, 9), *left) == [[0, 3, 4], [0, 3, 4], *([[4, 7, 8]] if left else [])]
+    assert edited(host, padded(family, 5), padded(family, 9), *left) == [
+        [0, 3, 4],
+        [0, 3, 4],
+        *([[4, 7, 8]] if left else []),
+    ]
     assert edited(hosted(family, "reft", places=[7, 7]), padded(family, 9)) == [[0, 1, 2, 3, 4]]
     every, all_named = hosted(family, "reft"), hosted(family, "reft", places=[5, 0])
     torch.testing.assert_close(all_named(**padded(family, 5)).logits, every(**padded(family, 5)).logits)

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as tf
 
 import tunesmith as ts
+from tiny import CONFIGS
 from tokens import bert, gpt
 from tunesmith.comparing.identity import Identities
 from tunesmith.data.detect import detect
@@ -23,18 +25,37 @@ SHORT = {"budget": {"steps": 2}, "progress": "quiet"}
 ENTRIES = {"random_entries": {"density": 0.05}}
 
 
+def masked() -> Any:
+    tokenizer = bert()
+    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
+    return tokenizer
+
+
 @pytest.fixture(scope="module")
-def runs(bases: dict[str, Path], rows_file: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny encoder whose tokenizer has a mask; it has no masked language model's head."""
+    folder, config, tokenizer = tmp_path_factory.mktemp("base"), CONFIGS["bert"](), masked()
+    config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+    torch.manual_seed(0)
+    tf.AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def runs(base: str, rows_file: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Two languages, each an adapter and a sparse difference at once, and a task above the first."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNESMITH_HOME", str(home))
-        common = {"base": str(bases["bert"]), "out": folder, **SHORT}
+        common = {"base": base, "out": folder, **SHORT}
         for name, word in (("a", "number"), ("b", "the")):
             rows = [{"text": f"{word} fruit {word} tool {word} {i}"} for i in range(40)]
             ts.tune(rows, name=name, task="lm", adapter="bottleneck", mask=ENTRIES, **common)
         below = {"bottleneck": {"tuned": str(folder / "a"), "frozen": True}}
-        ts.tune(str(rows_file), name="task", adapter=[below, "bottleneck"], mask=ENTRIES, upon=[str(folder / "a")], **common)
+        ts.tune(
+            str(rows_file), name="task", adapter=[below, "bottleneck"], mask=ENTRIES, upon=[str(folder / "a")], **common
+        )
         yield folder
 
 
@@ -42,7 +63,7 @@ def state(run: ts.Run) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in run.host.state().items()}
 
 
-def test_a_language_is_exchanged_below_a_task(runs: Path, bases: dict[str, Path], rows_file: Path) -> None:
+def test_a_language_is_exchanged_below_a_task(runs: Path, base: str, rows_file: Path) -> None:
     a, b, task = (str(runs / n) for n in ("a", "b", "task"))
     mine, other = ts.open_run(task), ts.open_run(task, exchange={a: b})
     before, after, theirs = state(mine), state(other), state(ts.open_run(b))
@@ -50,14 +71,14 @@ def test_a_language_is_exchanged_below_a_task(runs: Path, bases: dict[str, Path]
     assert lower and all(torch.equal(after[n], theirs[n]) for n in lower)
     assert all(torch.equal(after[n], before[n]) for n in before.keys() - set(lower))
     delta = ts.SparseDelta.load(task) + ts.SparseDelta.load(b)
-    base = load(resolve(str(bases["bert"])), "sequence-classification", labels=["fruit", "tool"]).model
-    plain = {n: p.detach().clone() for n, p in base.named_parameters()}
-    undo = delta.within("bert.").apply(base)
-    for name, tensor in base.named_parameters():
+    model = load(resolve(base), "sequence-classification", labels=["fruit", "tool"]).model
+    plain = {n: p.detach().clone() for n, p in model.named_parameters()}
+    undo = delta.within("bert.").apply(model)
+    for name, tensor in model.named_parameters():
         if name.startswith("bert."):
-            torch.testing.assert_close(other.host.anatomy.model.get_parameter(name), tensor, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(other.host.model.get_parameter(name), tensor, rtol=1e-6, atol=1e-6)
     undo()
-    assert all(torch.equal(p, plain[n]) for n, p in base.named_parameters())
+    assert all(torch.equal(p, plain[n]) for n, p in model.named_parameters())
     assert 0 <= other.evaluate(str(rows_file))["tuned"]["accuracy"]["value"] <= 1
     with pytest.raises(InputError, match="does not stand on nothing; expected .*a or"):
         ts.open_run(task, exchange={"nothing": b})
@@ -71,15 +92,15 @@ def test_what_a_run_stands_on_is_said_and_not_given_to_peft(runs: Path) -> None:
 
 
 def test_a_result_depends_on_what_lies_below_and_not_on_its_name(
-    runs: Path, bases: dict[str, Path], rows_file: Path, tmp_path: Path
+    runs: Path, base: str, rows_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "copy").symlink_to(runs / "a")
     found = []
     for below in (runs / "a", tmp_path / "copy", runs / "b"):
-        recipe = make({"base": str(bases["bert"]), "rows": str(rows_file), "upon": [str(below)], "mask": ENTRIES})
+        recipe = make({"base": base, "rows": str(rows_file), "upon": [str(below)], "mask": ENTRIES})
         found.append([Identities().of(recipe, what).fingerprint for what in ("tuned", "before")])
     assert found[0] == found[1] and found[0][0] != found[2][0] and found[0][1] != found[2][1]
-    nothing = make({"base": str(bases["bert"]), "rows": str(rows_file), "mask": ENTRIES, "upon": [str(tmp_path)]})
+    nothing = make({"base": base, "rows": str(rows_file), "mask": ENTRIES, "upon": [str(tmp_path)]})
     with pytest.raises(InputError, match="holds no adapter and no difference"):
         Identities().of(nothing)
 
@@ -88,7 +109,7 @@ def test_an_encoder_is_asked_for_hidden_tokens(tmp_path: Path) -> None:
     rows = read([{"text": " ".join(f"word{i % 7} of {n}" for i in range(60))} for n in range(20)])
     task = detect(rows, task="lm")
     assert task.head("encoder") == "masked-lm"
-    reader = Reader(bert(), "encoder", max_length=32)
+    reader = Reader(masked(), "encoder", max_length=32)
     asked = shown = masked = 0
     for row in (rows[i] for i in range(20)):
         [pieces] = task.encode([row], reader)

@@ -154,13 +154,14 @@ def begin(host: Host, names: Sequence[str], folder: Path) -> None:
         saved = peft_format.named(host, names, saved)
     here = host.state()
     found: dict[str, Tensor] = {}
-    prefixes = [f"adapter.{name}." for name in names] + [f"adapter.shared.{name}." for name in host.shared_by(names)]
-    for name in (n for n in here for prefix in prefixes if n.startswith(prefix)):
-        prefix = next(p for p in prefixes if name.startswith(p))
-        first = re.sub(r"\.\d+\.$", ".", prefix) + name.removeprefix(prefix)
-        if name not in saved and first not in saved:
-            raise InputError(f"has no {first}", where=own, expected="an adapter of the same technique and targets")
-        found[name] = saved[name] if name in saved else saved[first]
+    owners = {name: host.adapters[name.replace(".", "/")] for name in names}
+    owners |= {f"shared.{name}": host.shared[name.replace(".", "/")] for name in host.shared_by(names)}
+    for owner, module in owners.items():
+        for tensor in (t for t in module.state_dict() if f"adapter.{owner}.{t}" in here):
+            name, first = f"adapter.{owner}.{tensor}", f"adapter.{re.sub(r'[.][0-9]+$', '', owner)}.{tensor}"
+            if name not in saved and first not in saved:
+                raise InputError(f"has no {first}", where=own, expected="an adapter of the same technique and targets")
+            found[name] = saved[name] if name in saved else saved[first]
     try:
         host.load({**here, **found})
     except RunError as error:

@@ -34,7 +34,9 @@ class ReFT(Adapter):
     def __init__(self, site: Site, *, rank: Count = 4, direct: bool = False, places: list[Whole] = []):  # noqa: B006
         super().__init__(site)
         if places and (len(places) != 2 or not any(places)):
-            raise InputError(f"reft's places are {places}", expected="how many first and how many last ones, e.g. [7, 7]")
+            raise InputError(
+                f"reft's places are {places}", expected="how many first and how many last ones, e.g. [7, 7]"
+            )
         width = site.outputs
         turned = torch.linalg.qr(torch.randn(width, rank)).Q.T.contiguous()
         self.R = nn.Parameter(torch.zeros_like(turned) if direct else turned)

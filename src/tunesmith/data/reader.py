@@ -273,8 +273,9 @@ class Reader:
     def hidden(self, texts: Sequence[str]) -> list[list[Encoding]]:
         """Plain texts in pieces of which some tokens are hidden; these are supervised (masked language modelling).
 
-        Of each piece 15 % of the tokens are asked for, one at least: 8 of 10 show the mask, one a random token, one itself, as in
-        Devlin et al. 2019, arXiv:1810.04805, sec. 3.1. The choice follows from the piece, so that every pass asks the same.
+        Of each piece 15 % of the tokens are asked for, one at least: 8 of 10 show the mask, one a random token, one itself,
+        as in Devlin et al. 2019, arXiv:1810.04805, sec. 3.1. The choice follows from the piece, so that every pass asks the
+        same.
 
         Raises:
             InputError: the tokenizer has no mask.

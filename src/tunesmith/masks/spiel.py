@@ -11,8 +11,7 @@ from ..models.anatomy import Weight
 from ..settings import Count, Decay, Share
 from . import EntryMask, Moment, Patch
 
-
-KINDS = ("rows", "columns")
+_KINDS = ("rows", "columns")
 
 
 class SpIEL(EntryMask):
@@ -103,7 +102,9 @@ class SpIEL(EntryMask):
         return scores.topk(min(len(patch.indices), len(scores) - len(patch.indices))).indices
 
     def state(self) -> dict[str, Tensor]:
-        return {f"{kind}.{name}": t for name, both in self.moments.items() for kind, t in zip(KINDS, both, strict=True)}
+        return {
+            f"{kind}.{name}": t for name, both in self.moments.items() for kind, t in zip(_KINDS, both, strict=True)
+        }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         names = [n.removeprefix("rows.") for n in state if n.startswith("rows.")]

@@ -125,8 +125,8 @@ def load(
     problem: str | None = None,
 ) -> Loaded:
     """Load a base with a head: ``sequence-classification``, ``token-classification``, ``causal-lm``, ``seq2seq-lm`` or
-    ``masked-lm``, which an encoder gets newly made where it has none; ``masked-cloze`` and ``causal-cloze`` are a language model's head that
-    tells classes by words.
+    ``masked-lm``, which an encoder gets newly made where it has none; ``masked-cloze`` and ``causal-cloze`` are a language
+    model's head that tells classes by words.
 
     ``labels`` name the outputs of a classifier; without labels a sequence classifier predicts one number.
     ``problem`` overrides transformers' ``problem_type``, e.g. ``multi_label_classification``. Weights that the base
