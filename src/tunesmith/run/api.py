@@ -111,7 +111,9 @@ def evaluate(folder: str | Path, rows: Any) -> dict[str, Any]:
     return Run(folder).evaluate(rows)
 
 
-def predict_file(folder: str | Path, rows: str, out: Path | None, *, force: bool = False) -> None:
+def predict_file(
+    folder: str | Path, rows: str, out: Path | None, *, force: bool = False, exchange: Mapping[str, str] = {}
+) -> None:
     """Predict for each row of a file; write its columns with the predictions beside them.
 
     Args:
@@ -119,6 +121,7 @@ def predict_file(folder: str | Path, rows: str, out: Path | None, *, force: bool
         rows: file of rows.
         out: csv, jsonl or parquet file; None prints JSON lines.
         force: replace ``out`` if it exists.
+        exchange: see `Run`.
 
     Raises:
         InputError: ``out`` exists or has an unknown suffix, or the rows lack a column.
@@ -129,7 +132,7 @@ def predict_file(folder: str | Path, rows: str, out: Path | None, *, force: bool
         raise InputError("is there already", where=out, fix="name another file, or --force to replace it")
     from ..data.rows import read
 
-    run = Run(folder)
+    run = Run(folder, exchange=exchange)
     table = read(rows)
     said = run.predict(table)
     records = [{**table[i], **_columns(value)} for i, value in enumerate(said)]
