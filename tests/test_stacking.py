@@ -110,7 +110,7 @@ def test_an_encoder_is_asked_for_hidden_tokens(tmp_path: Path) -> None:
     task = detect(rows, task="lm")
     assert task.head("encoder") == "masked-lm"
     reader = Reader(masked(), "encoder", max_length=32)
-    asked = shown = masked = 0
+    asked = shown = blank = 0
     for row in (rows[i] for i in range(20)):
         [pieces] = task.encode([row], reader)
         assert len(pieces) > 1 and max(len(p.input_ids) for p in pieces) <= 32
@@ -119,11 +119,11 @@ def test_an_encoder_is_asked_for_hidden_tokens(tmp_path: Path) -> None:
             hidden = [i for i, label in enumerate(piece.labels) if label != IGNORED]
             assert hidden and piece.labels[0] == piece.labels[-1] == IGNORED
             asked, shown = asked + len(hidden), shown + len(piece.labels) - 2
-            masked += sum(piece.input_ids[i] == reader.tokenizer.mask_token_id for i in hidden)
+            blank += sum(piece.input_ids[i] == reader.tokenizer.mask_token_id for i in hidden)
             pairs = zip(piece.input_ids, piece.labels, strict=True)
             whole += [t if label == IGNORED else label for t, label in pairs][1:-1]
         assert whole == reader.ids(row["text"])
         assert task.encode([row], reader)[0][0].labels == pieces[0].labels
-    assert 0.1 < asked / shown < 0.2 and 0.7 < masked / asked < 0.9
+    assert 0.1 < asked / shown < 0.2 and 0.7 < blank / asked < 0.9
     with pytest.raises(InputError, match="the tokenizer has no mask token"):
         task.encode([rows[0]], Reader(gpt(), "encoder", max_length=32))
