@@ -80,6 +80,8 @@ def test_a_language_is_exchanged_below_a_task(runs: Path, base: str, rows_file: 
     undo()
     assert all(torch.equal(p, plain[n]) for n, p in model.named_parameters())
     assert 0 <= other.evaluate(str(rows_file))["tuned"]["accuracy"]["value"] <= 1
+    with pytest.raises(InputError, match="stands on something exchanged"):
+        other.save_pretrained(runs / "out")
     with pytest.raises(InputError, match="does not stand on nothing; expected .*a or"):
         ts.open_run(task, exchange={"nothing": b})
 

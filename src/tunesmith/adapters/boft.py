@@ -18,7 +18,8 @@ class BOFT(Adapter):
 
     ``B_1`` turns blocks of neighbours; each further factor turns blocks that are put together out of two halves of
     others, so that few numbers reach many inputs. One factor is OFT with a scale. The order of halves is that of the
-    authors' code, so that PEFT reads the same; from the third factor on it joins halves that were joined before.
+    authors' code, so that PEFT reads the same; from the third factor on it joins halves that were joined before. PEFT
+    itself has more than one factor only where it can build its kernel for a GPU.
 
     Source: Liu et al. 2024, arXiv:2311.06243, sec. 4.
 

@@ -97,6 +97,8 @@ class SpIEL(EntryMask):
             new = ~torch.isin(places, patch.indices)
             places, scores = places[new], total[new].abs()
             return places[scores.topk(len(scores)).indices]
+        if patch.weight.name not in self.moments:
+            return patch.indices[:0]
         scores = torch.outer(*self.moments[patch.weight.name]).reshape(-1)
         scores[patch.indices] = -1
         return scores.topk(min(len(patch.indices), len(scores) - len(patch.indices))).indices

@@ -374,6 +374,9 @@ class Run:
             raise InputError(f"form {form!r}", expected="auto, merged, adapter or log")
         if out.exists() and not force:
             raise InputError("is there already", where=out, fix="name another folder, or --force to replace it")
+        if self.exchange:
+            raise InputError("stands on something exchanged, and nothing is known that an export could be checked against",
+                             where=self.folder, fix="export it as it was trained")  # fmt: skip
         if self.replays:
             raise InputError("is the log of a run", where=self.folder, fix="export from the run itself")
         if form == "log":
