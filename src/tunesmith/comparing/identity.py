@@ -15,7 +15,7 @@ from ..recipe import Recipe, choose
 from ..run.prepare import Prepared, on_disk, prepare
 from ..storage import hash_file, hash_json
 
-FORM = 1
+FORM = 2
 """Raised whenever the engine, and not a part, is changed so that the same recipe gives other figures."""
 
 _UNCOUNTED = ("save", "seed", "revision", "base")
