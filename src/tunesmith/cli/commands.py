@@ -284,13 +284,14 @@ def collect(
         str, typer.Option(help="options: a letter among options; yes_no: whether a label fits.")
     ] = "options",
     rows: Annotated[int, typer.Option(help="Most rows of a source.", min=1)] = 500,
+    words: Annotated[int, typer.Option(help="Words of a text that are kept.", min=1)] = 60,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Make one row set of many: each row a question whose answer is one word, for a base that fills blanks."""
     from .self_training import collect_here
 
-    print(collect_here(out, sources, form=form, rows=rows, seed=seed, force=force))
+    print(collect_here(out, sources, form=form, rows=rows, words=words, seed=seed, force=force))
 
 
 @app.command()

@@ -60,7 +60,7 @@ def _figure(measured: dict[str, Any] | None) -> str:
     return f"{measured['value']:.3f} ({measured['low']:.3f} to {measured['high']:.3f})"
 
 
-def collect_here(out: Path, sources: list[str], *, form: str, rows: int, seed: int, force: bool) -> str:
+def collect_here(out: Path, sources: list[str], *, form: str, rows: int, words: int, seed: int, force: bool) -> str:
     """Write a collection's rows as JSON lines; what was written, in a line.
 
     Raises:
@@ -76,7 +76,7 @@ def collect_here(out: Path, sources: list[str], *, form: str, rows: int, seed: i
         raise InputError(f"suffix {out.suffix!r}", where=out, expected=".jsonl")
     if out.exists() and not force:
         raise InputError("is there already", where=out, fix="name another file, or --force to replace it")
-    made = collect(sources_of(_named(sources)), form, rows, seed)  # type: ignore[arg-type]
+    made = collect(sources_of(_named(sources)), form, rows, seed, words)  # type: ignore[arg-type]
     with atomic_file(out) as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in made)
     counts = ", ".join(f"{name} {n:,}" for name, n in Counter(row["source"] for row in made).items())

@@ -39,7 +39,9 @@ class Source:
     columns: Mapping[str, str] = field(default_factory=dict)
 
 
-def collect(sources: Mapping[str, Source], form: Form = "options", rows: int = 500, seed: int = 0) -> Made:
+def collect(
+    sources: Mapping[str, Source], form: Form = "options", rows: int = 500, seed: int = 0, words: int = 60
+) -> Made:
     """Rows of all sources in one form, shuffled.
 
     ``options``: the label is the letter of the right option, in an order of its own for each row. ``yes_no``: each drawn
@@ -50,6 +52,7 @@ def collect(sources: Mapping[str, Source], form: Form = "options", rows: int = 5
         form: how the labels are asked for.
         rows: most rows that are drawn from a source.
         seed: of the draw.
+        words: of a text that are kept, so that what is asked behind it is never cut.
 
     Returns:
         Rows with ``text``, ``label`` and ``source``.
@@ -68,7 +71,7 @@ def collect(sources: Mapping[str, Source], form: Form = "options", rows: int = 5
         table = read(source.rows)
         task = _classes(detect(table, columns=dict(source.columns) or None), table)
         for i in sorted(draw.sample(range(len(table)), min(rows, len(table)))):
-            asked = _Asked(table[i], task, source, table.where(i))
+            asked = _Asked(table[i], task, source, table.where(i), words)
             made += [
                 {**row, "source": name} for row in (asked.options(draw) if form == "options" else asked.yes_no(draw))
             ]
@@ -94,6 +97,7 @@ class _Asked:
     task: Task
     source: Source
     where: str
+    words: int
 
     def options(self, draw: random.Random) -> Made:
         """The row with its options, the label a letter."""
@@ -115,7 +119,7 @@ class _Asked:
         return label_name(self.row[self.task.columns["label"]])
 
     def _head(self) -> list[str]:
-        texts = [str(self.row[c]) for c in self.task.input_columns]
+        texts = [" ".join(str(self.row[c]).split()[: self.words]) for c in self.task.input_columns]
         return [*([self._filled(self.source.question)] if self.source.question else []), *texts]
 
     def _said(self, label: str) -> str:

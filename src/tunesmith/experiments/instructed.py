@@ -15,6 +15,7 @@ def instructed(
     first: dict[str, Any] = {"mask": "everything", "loss": "answer_modelling"},  # noqa: B006
     task: str = "topic",
     form: str = "options",
+    words: int = 40,
     rows: int = 500,
     asked: int = 200,
     second: dict[str, Any] = {},  # noqa: B006
@@ -35,6 +36,7 @@ def instructed(
         first: options of the first tuning.
         task: name of the arena task that is new.
         form: how questions ask: ``options`` or ``yes_no``.
+        words: of a text that a question shows.
         rows: rows of each source.
         asked: questions of the new task.
         second: name -> options of a tuning on the new task.
@@ -48,10 +50,10 @@ def instructed(
     tuned: dict[str, list[Any]] = {name: [] for name in second}
     begun: dict[str, list[Any]] = {name: [] for name in second}
     for seed in lab.seeds:
-        mixed = collect(sources_of(sources), form, rows, seed)  # type: ignore[arg-type]
+        mixed = collect(sources_of(sources), form, rows, seed, words)  # type: ignore[arg-type]
         own = lab.prepared(lab.recipe(task, {"mask": "everything"}, **options)).parted
         held = [own.tables["test"][int(i)] for i in own.indices["test"]]
-        questions = collect({task: Source(held)}, form, asked, seed)  # type: ignore[arg-type]
+        questions = collect({task: Source(held)}, form, asked, seed, words)  # type: ignore[arg-type]
         known = {row["label"] for row in mixed}
         questions = [row for row in questions if row["label"] in known]
         recipe = lab.recipe(task, {**first, "task": {"classify": {"cloze": CLOZE}}}, **options)

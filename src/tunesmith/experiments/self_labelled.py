@@ -104,11 +104,17 @@ class _Seed:
 
     def untuned(self) -> np.ndarray:
         """The base's shares for the pool."""
-        asked = self.lab.given(self.few, train=self.rows["train"], test=self.pool)
+        asked = self.lab.given(self._plain(), train=self.rows["train"], test=self.pool)
         asked = asked.updated({"checks": {"rows": None}, "rows": {**asked.rows.model_dump(), "shots": None}})
         shares = self.lab.before(asked).answers.probabilities
         assert shares is not None
         return np.asarray(shares)
+
+    def _plain(self) -> Any:
+        """The teacher's recipe without what would change its base at birth."""
+        from ..improving.self_training import PLAIN
+
+        return self.few.updated(PLAIN)
 
     def _texts(self) -> Table:
         kept = [c for r, c in self.columns.items() if r in ("text", "second")]
@@ -127,7 +133,7 @@ class _Seed:
 
     def teachers(self, untuned: bool) -> Any:
         """The teacher's own result on the held-out rows."""
-        return self.lab.before(self.few) if untuned else self.lab.results(self.few, seeds=[self.seed])[0][0]
+        return self.lab.before(self._plain()) if untuned else self.lab.results(self.few, seeds=[self.seed])[0][0]
 
     def other(self, own: Mapping[str, Any]) -> Any:
         """A recipe on the few rows alone."""

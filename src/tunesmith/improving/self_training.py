@@ -32,6 +32,9 @@ from .labelling import SOFT, Labelling, by_people, labelled
 
 FILE = "label.yaml"
 
+PLAIN: dict[str, Any] = {"adapter": [], "mask": "everything", "loss": [], "gradient": "backprop"}
+"""Parts that leave the base as it is until something is trained."""
+
 Table = list[dict[str, Any]]
 
 
@@ -192,7 +195,7 @@ class Rounds:
         """What the base says of the pool."""
         column = self.task.columns["label"]
         asked = [{**row, column: self.labels[0]} for row in self._asked()]
-        recipe = self._with({"checks.rows": None}, self.split["train"], self.split["validation"], asked)
+        recipe = self._with({**PLAIN, "checks.rows": None}, self.split["train"], self.split["validation"], asked)
         with tempfile.TemporaryDirectory() as folder:
             prepared, said = untrained(recipe, Path(folder))
         answers = said[name_of_base(prepared.task)]
