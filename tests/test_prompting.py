@@ -51,6 +51,7 @@ def guided(kind: str = "row") -> tuple[Any, Any]:
 
 def test_a_row_counts_by_the_product_of_its_gradient_and_that_of_the_held_out_rows() -> None:
     step, held = guided()
+    del step.batch["soft"]
     term = soft_labels(reweighted=True, reach=1e-4)
     weights = list(step.host.trainable().values())
 
@@ -148,7 +149,7 @@ def test_a_student_learns_what_its_teacher_labelled(tmp_path: Path) -> None:
     rows = [{"text": f"the {w} is {i}", "label": w} for i in range(20) for w in ("fox", "dog")]
     words = {"fox": "fox", "dog": "dog"}
     values = {
-        "base": str(tmp_path / "base"), "rows": rows[:24], "task": {"classify": {"cloze": {"words": words, "calibrate": True}}},
+        "base": str(tmp_path / "base"), "rows": rows[:24], "task": {"classify": {"cloze": {"words": words, "calibrate": True, "template": "{mask}: {text}"}}},
         "adapter": {"lora": {"rank": 2}}, "budget": {"steps": 2}, "batch": {"rows": 4},
         "label": {"rows": rows, "teacher": "base", "keep": 0.5, "labelled": "guide",
                   "student": {"loss": {"soft_labels": {"reweighted": True}}}},
@@ -160,7 +161,8 @@ def test_a_student_learns_what_its_teacher_labelled(tmp_path: Path) -> None:
     assert report["rounds"][0]["asked"] == 16 and report["rounds"][0]["labelled"] < 12
     recipe = done.run.recipe
     assert recipe.rows.columns["soft"] == "soft" and [c.name for c in recipe.loss] == ["soft_labels"]
-    assert len(read(recipe.rows.validation)) == len(rows[:24]) - len(done.run.facts["splits"]) or recipe.rows.validation
+    train, guide = ([r["text"] for r in read(source)] for source in (recipe.rows.train, recipe.rows.validation))  # type: ignore[misc]
+    assert not set(train) & set(guide) and set(guide) <= {r["text"] for r in rows[:24]} and len(train) < 12
     with pytest.raises(InputError, match="is there already"):
         ts.self_train(values, out=tmp_path, name="s", progress="quiet")
     again = ts.self_train(values, out=tmp_path, name="s", resume=True, progress="quiet")
@@ -192,7 +194,8 @@ def test_particles_stand_for_both_parts_of_a_domain() -> None:
     domain = torch.cat([torch.randn(60, 2) * 0.3 + 4, torch.randn(60, 2) * 0.3 - 4])
     found = _stein.descend(torch.randn(12, 2), domain, torch.tensor(2.0), 300, 0.2)
     assert torch.cdist(found, domain).min(1).values.max() < 1.5
-    assert 2 < int((found[:, 0] > 0).sum()) < 10 and torch.pdist(found).min() > 0.05
+    low = found[found[:, 0] < 0]
+    assert 2 < len(low) < 10 and low.std(0).min() > 0.3, "attraction alone would gather them at the middle"
 
 
 def shown(name: str, ids: Tensor, **settings: Any) -> Any:

@@ -26,13 +26,14 @@ def descend(particles: Tensor, domain: Tensor, width: Tensor, steps: int, size: 
         domain: the centres of the density, (points, size).
         width: the Gaussians' distance scale; their variance is ``width^2 / 4``.
         steps: how often they move.
-        size: of a step, as a share of ``width``.
+        size: of the first step, as a share of ``width``; later ones shrink to nothing.
     """
     scale = torch.zeros_like(particles)
-    for _ in range(steps):
+    for number in range(steps):
         way = stein(particles, score(particles, domain, width / 2), width)
         scale = 0.9 * scale + 0.1 * way.square() if scale.any() else way.square()
-        particles = particles + size * width * particles.shape[1] ** -0.5 * way / (scale.sqrt() + 1e-8)
+        reach = size * (1 - number / steps) * width * particles.shape[1] ** -0.5
+        particles = particles + reach * way / (scale.sqrt() + 1e-8)
     return particles
 
 

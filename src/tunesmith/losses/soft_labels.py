@@ -53,7 +53,7 @@ class SoftLabels(Loss):
         must(held is not None, self, "validation rows", "hold some out: rows.validation, or rows.validation_share")
         parameters = {n: p for n, p in step.parameters.items() if p.requires_grad}
         with torch.enable_grad():
-            loss = likelihoods(held.logits, held).mean()
+            loss = likelihoods(held.run().logits, held).mean()
         slopes = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         known = {n: g for n, g in zip(parameters, slopes, strict=True) if g is not None}
         size = torch.stack([g.norm() for g in known.values()]).norm().clamp(min=1e-12)
