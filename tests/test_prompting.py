@@ -15,6 +15,7 @@ import tunesmith as ts
 from labs import Asked, PlantedLab, classified
 from loss_batches import make_batch, make_host, make_step
 from test_cloze import KITS, POOL, Fake, Kit
+from test_recipes import even
 from tiny import tiny
 from tunesmith import parts
 from tunesmith.adapters import _stein
@@ -28,10 +29,10 @@ from tunesmith.errors import InputError
 from tunesmith.experiments.asked_untuned import asked_untuned
 from tunesmith.experiments.self_labelled import _Seed
 from tunesmith.host import Host
-from tunesmith.improving import labelling
+from tunesmith.improving import labelling, self_training
 from tunesmith.improving.labelling import labelled, surest
 from tunesmith.losses._common import likelihoods
-from tunesmith.run import prompt_search
+from tunesmith.run import carry_out, prompt_search
 from tunesmith.run.prompt_search import assignments, write_templates
 
 # ---------------------------------------------------------------------- soft labels and weights by held-out rows
@@ -141,7 +142,7 @@ def test_a_wrong_labelling_is_named(values: dict[str, Any], message: str) -> Non
         labelling.make({"rows": "x.csv", **values})
 
 
-def test_a_student_learns_what_its_teacher_labelled(tmp_path: Path) -> None:
+def test_a_student_learns_what_its_teacher_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The base labels, a student is tuned on the surer half, guided by the rows by people; and it is not done twice."""
     kit = KITS["encoder"]()
     kit.model.save_pretrained(tmp_path / "base")
@@ -154,6 +155,8 @@ def test_a_student_learns_what_its_teacher_labelled(tmp_path: Path) -> None:
         "label": {"rows": rows, "teacher": "base", "keep": 0.5, "labelled": "guide",
                   "student": {"loss": {"soft_labels": {"reweighted": True}}}},
     }  # fmt: skip
+    monkeypatch.setattr(self_training, "labelled", even)
+    monkeypatch.setattr(carry_out, "prove", lambda folder: {})
     heard: list[str] = []
     done = ts.self_train(values, out=tmp_path, name="s", progress=lambda e: heard.append(str(e.get("text"))))
     report = done.results

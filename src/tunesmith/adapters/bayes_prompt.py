@@ -21,7 +21,8 @@ class BayesPrompt(Prompt):
     ``particles`` vectors are moved by Stein variational gradient descent towards the density of the first rows' token
     embeddings, which keeps them apart from each other; they are the means of a Gaussian mixture with even shares, and
     each virtual token is a sample of it. The paper describes the domain by hidden states; virtual tokens live among
-    embeddings. Source: Li et al. 2024, "BayesPrompt", arXiv:2401.14166; the descent: Liu and Wang 2016, arXiv:1608.04471, eq. 8.
+    embeddings. Source: Li et al. 2024, "BayesPrompt", arXiv:2401.14166; the descent: Liu and Wang 2016,
+    arXiv:1608.04471, eq. 8.
 
     Settings:
         length: number of virtual tokens.

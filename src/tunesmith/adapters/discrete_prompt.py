@@ -19,7 +19,7 @@ class DiscretePrompt(Prompt):
     candidates). With gradient ``policy_gradient`` the model is only asked for its loss: it may be a black box; with
     ``backprop`` the slope is that of the mean embedding (straight through). Source: Diao et al. 2023, "Black-box Prompt
     Learning for Pre-trained Language Models", arXiv:2201.08531; without labels, on pseudo-labels with demonstrations:
-    Zhang et al. 2024, "On Unsupervised Prompt Learning for Classification with Black-box Language Models".
+    Zhang et al. 2024, "On Unsupervised Prompt Learning for Classification with Black-box Language Models", arXiv:2410.03124.
 
     Settings:
         length: number of tokens.

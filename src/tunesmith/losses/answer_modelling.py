@@ -14,8 +14,8 @@ class AnswerModelling(PromptedPretraining):
     """Masked-language modelling of the answer at the blank, over the whole vocabulary, and of some rows' own words.
 
     Each row's answer is one token, its label's chief word (`tunesmith collect` writes such rows). A share of the rows are
-    dummies, in which a share of all tokens is hidden as in pretraining, so that the base stays a language model. Source:
-    Clavié, Cooper and Warner 2025, "It's All in The [MASK]", arXiv:2502.03793.
+    plain masked-language modelling, so that the base stays a language model; it stands for what the paper calls dummy MLM.
+    Source: Clavié, Cooper and Warner 2025, "It's All in The [MASK]", arXiv:2502.03793.
 
     Settings:
         dummies: share of the rows that are plain masked-language modelling.
