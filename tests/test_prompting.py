@@ -18,7 +18,11 @@ from test_cloze import KITS, POOL, Fake, Kit
 from test_recipes import even
 from tiny import tiny
 from tunesmith import parts
+from tunesmith import recipe as recipes
 from tunesmith.adapters import _stein
+from tunesmith.claims.claim import every
+from tunesmith.claims.lab import Lab
+from tunesmith.comparing.store import Store
 from tunesmith.data import blanks
 from tunesmith.data.collection import Source, collect, sources_of
 from tunesmith.data.encode import collator, encode
@@ -26,6 +30,7 @@ from tunesmith.data.rows import read
 from tunesmith.data.tasks.classify import Classify
 from tunesmith.engine.loop import Loop
 from tunesmith.errors import InputError
+from tunesmith.evaluation.answers import Answers
 from tunesmith.experiments.asked_untuned import asked_untuned
 from tunesmith.experiments.self_labelled import _Seed
 from tunesmith.host import Host
@@ -341,3 +346,80 @@ def test_labels_made_wrong_on_purpose_are_wrong_in_both_columns() -> None:
     wrong = [row for row in made if row["label"] == "b"]
     assert len(wrong) == 3 and all(row["soft"] == {"a": 0.2, "b": 0.8} for row in wrong)
     assert all(row["label"] == "a" and row["soft"]["a"] == 0.8 for row in rows)
+
+
+# ---------------------------------------------------------------------- the claims of few labels, without a training
+
+
+class Small(Lab):
+    """Checks every recipe of a claim, reads its rows with a tiny base, and answers with what is planted."""
+
+    def __init__(self, folder: Path, base: Path, rows: Path):
+        super().__init__(Store(folder), [0, 1])
+        self.base, self.file, self.asked = base, rows, []  # type: ignore[var-annotated]
+
+    def recipe(self, task: str, technique: Any, **changes: Any) -> Any:
+        super().recipe(task, technique, **changes)
+        given = {k: v for k, v in {**technique, **changes}.items() if k not in ("base", "length") and "cloze." not in k}
+        cloze = isinstance(given.get("task"), dict)
+        given["task"] = {"classify": {"cloze": True}} if cloze else "classify"
+        values = {"base": str(self.base), "rows": {"train": str(self.file)}, "length": {"max": 60, "over": "truncate"}}
+        return recipes.make(recipes.override(values, given))
+
+    def tuned(self, recipe: Any) -> Path:
+        self._read(recipe)
+        return Path("runs/made")
+
+    def results(self, *asked: Any, seeds: Any = None) -> list[list[Any]]:
+        return [[self.before(one) for _ in (self.seeds if seeds is None else seeds)] for one in asked]
+
+    def before(self, recipe: Any) -> Any:
+        rows = self._read(recipe)
+        return SimpleNamespace(metric="accuracy", score=0.8, scores={"accuracy": 0.8}, answers=Answers(
+            [1] * rows, [1] * rows, np.random.default_rng(0).dirichlet([1, 1], rows), labels=("dog", "fox")))  # fmt: skip
+
+    def _read(self, recipe: Any) -> int:
+        self.asked.append(recipe)
+        made = recipe if Path(recipe.base).exists() else recipe.updated({"base": str(self.base)})
+        return len(self.prepared(made).encoded["test"])
+
+
+class Opened:
+    """Stands for a run that says something of every row."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def probabilities(self, rows: Any) -> np.ndarray:
+        return np.random.default_rng(1).dirichlet([1, 1], len(rows))
+
+
+CLAIMS = {
+    name: claim for name, claim in every(Path(__file__).parent.parent / "claims").items()
+    if claim.experiment and claim.experiment.name in ("self_labelled", "asked_untuned", "instructed")
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_the_claims_recipes_are_valid_and_every_figure_is_given(
+    name: str, masked: Path, reviews: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESMITH_HOME", str(home))
+    monkeypatch.setattr("tunesmith.run.opened.Run", Opened)
+    lab, claim = Small(tmp_path, masked, reviews), CLAIMS[name]
+    own = {**claim.experiment.own, **({"sources": [str(reviews)]} if claim.experiment.name == "instructed" else {})}  # type: ignore[union-attr]
+    outcome = claim.experiment.part.load()(lab, **own)  # type: ignore[union-attr]
+    assert {e.figure for e in claim.expect} <= outcome.figures.keys()
+    if claim.experiment.name == "self_labelled":  # type: ignore[union-attr]
+        held = [r for r in lab.asked if r.rows.validation]
+        assert bool(held) == any(how.get("labelled") == "guide" for how in own["students"].values())
+        for recipe in held:
+            train, guide, test = (
+                {r["text"] for r in rows_of(getattr(recipe.rows, n))} for n in ("train", "validation", "test")
+            )
+            assert not train & guide and not train & test and not guide & test
+
+
+def rows_of(source: Any) -> list[dict[str, Any]]:
+    table = read(source)
+    return [table[i] for i in range(len(table))]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from test_cloze import KITS
 from tunesmith import recipe as recipes
 from tunesmith.data.collection import Source, collect
 from tunesmith.improving import labelling, self_training
@@ -55,25 +54,6 @@ def test_two_targets_of_an_input_count_alike(
 
 
 # ---------------------------------------------------------------------- bases that fill blanks
-
-
-@pytest.fixture(scope="module")
-def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny base with a masked-language-model head."""
-    kit, folder = KITS["encoder"](), tmp_path_factory.mktemp("bases") / "masked"
-    kit.model.save_pretrained(folder)
-    kit.reader.tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows of two classes that a word decides."""
-    path = tmp_path_factory.mktemp("rows") / "reviews.jsonl"
-    said = {"fox": "quick jumps", "dog": "lazy today"}
-    rows = [{"text": f"{said[label]} {i}", "label": label} for i in range(50) for label in said]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 WORDS = {"task.classify.cloze.words": {"fox": "fox", "dog": "dog"}}

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from . import Figure, Lab, Outcome
-from ._figures import difference, over_seeds
+from ._figures import drawn_difference, over_seeds
 
 
 def asked_untuned(
@@ -25,7 +25,7 @@ def asked_untuned(
     Every seed draws split, training rows and the examples that are shown anew; all ways of a seed answer the same rows.
 
     Figures: ``NAME.score``, the mean over seeds; ``NAME.spread``, its standard deviation over seeds; ``NAME.over.OTHER``,
-    the paired difference of two ways, tuned ones among them.
+    the difference of two ways, paired by seed, tuned ones among them.
 
     Source: Brown et al. 2020, arXiv:2005.14165 (examples in the context, no update).
 
@@ -50,6 +50,6 @@ def asked_untuned(
         spread = float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
         figures[f"{name}.spread"] = Figure(spread, spread, spread, [], "points", f"spread over draws, {name}")
     for one, other in itertools.permutations(found, 2):
-        figures[f"{one}.over.{other}"] = difference(found[one], found[other], f"{one} less {other}")
+        figures[f"{one}.over.{other}"] = drawn_difference(found[one], found[other], f"{one} less {other}")
     series = {name: [[s, r.score] for s, r in zip(lab.seeds, rs, strict=True)] for name, rs in found.items()}
     return Outcome(figures, series, ("seed", f"score, {task}"))

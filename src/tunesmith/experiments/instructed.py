@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import Figure, Lab, Outcome
-from ._figures import difference
+from ._figures import difference, drawn_difference
 
 CLOZE = {"template": "{text} Answer: {mask}."}
 
@@ -66,7 +66,9 @@ def instructed(
             one = lab.recipe(task, how, **options)
             begun[name] += lab.results(one, seeds=[seed])[0]
             tuned[name] += lab.results(one.updated({"base": base}), seeds=[seed])[0]
-    figures: dict[str, Figure] = {"zero_shot.difference": difference(after, plain, "instructed less as it is, untuned")}
+    figures: dict[str, Figure] = {
+        "zero_shot.difference": drawn_difference(after, plain, "instructed less as it is, untuned")
+    }
     for a in second:
         figures[f"{a}.from_base"] = difference(tuned[a], begun[a], f"{a}, instructed less as it is")
         figures |= {f"{a}.over.{b}": difference(tuned[a], tuned[b], f"{a} less {b}") for b in second if b != a}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import Figure, Lab, Outcome
-from ._figures import difference, over_seeds
+from ._figures import drawn_difference, over_seeds
 
 Table = list[dict[str, Any]]
 
@@ -34,7 +34,7 @@ def self_labelled(
     Every seed draws split and few rows anew. A student's options stand on top of the teacher's, an other's alone; others
     are tuned on the few rows.
 
-    Figures, paired by seed and by row and turned so that more is better: ``NAME.difference``, a student or an other less
+    Figures, paired by seed and turned so that more is better: ``NAME.difference``, a student or an other less
     the teacher; ``ONE.over.OTHER``; ``labels.right``, share of the teacher's labels that are right; ``labels.sure``, the
     same of the surer half less that of all; ``labels.views``, that of all views' mean less that of the best one.
 
@@ -63,9 +63,9 @@ def self_labelled(
             found[name].append(one.other(own))
     figures = _told(told)
     for name in (*students, *others):
-        figures[f"{name}.difference"] = difference(found[name], found["teacher"], f"{name} less the teacher")
+        figures[f"{name}.difference"] = drawn_difference(found[name], found["teacher"], f"{name} less the teacher")
     for a, b in itertools.permutations((*students, *others), 2):
-        figures[f"{a}.over.{b}"] = difference(found[a], found[b], f"{a} less {b}")
+        figures[f"{a}.over.{b}"] = drawn_difference(found[a], found[b], f"{a} less {b}")
     series = {n: [[s, r.score] for s, r in zip(lab.seeds, rs, strict=True)] for n, rs in found.items()}
     return Outcome(figures, series, ("seed", f"score, {task}"))
 
