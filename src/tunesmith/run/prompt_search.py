@@ -199,8 +199,9 @@ def write_templates(
     found: list[tuple[float, str]] = []
     for before, behind in SHAPES:
         for score_, tokens in _written(base, rows, words, reader, before, behind, fits, count):
-            parts = [reader.tokenizer.decode(tokens[:before]), "{mask}" + reader.tokenizer.decode(tokens[before:])]
-            found.append((score_ / (before + behind), " ".join(["{text}", *parts])))
+            texts = [reader.tokenizer.decode(part) for part in (tokens[:before], tokens[before:])]
+            apart = " " if texts[1][:1].isalnum() else ""
+            found.append((score_ / (before + behind), f"{{text}} {texts[0]} {{mask}}{apart}{texts[1]}"))
     ranked = dict.fromkeys(template for _, template in sorted(found, reverse=True))
     return list(itertools.islice(ranked, count))
 
