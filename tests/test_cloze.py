@@ -388,7 +388,7 @@ def expand(view: Fake, terms: int, least: float, calibrated: bool) -> dict[str, 
     return made
 
 
-def knowledge(view: Fake, terms: dict[str, list[str]], **_: Any) -> dict[str, dict[str, float]]:
+def known_terms(view: Fake, terms: dict[str, list[str]], **_: Any) -> dict[str, dict[str, float]]:
     """Terms that are nearer to their own label than to the other one, by relevance."""
     table = view.table - view.table.mean(0)
     made: dict[str, dict[str, float]] = {}
@@ -400,8 +400,8 @@ def knowledge(view: Fake, terms: dict[str, list[str]], **_: Any) -> dict[str, di
 
 LINES: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "names": (names, {}),
-    "knowledge": (
-        knowledge,
+    "known_terms": (
+        known_terms,
         {"terms": {"L0": ["w2", "w3", "w4", "w0"], "L1": ["w5", "w6", "w7", "w8"]}, "least": 0.0, "most": 9},
     ),
     "search": (search, {"top": 4, "rounds": 10}),

@@ -12,7 +12,7 @@ from ..settings import Count, Share
 from . import Verbaliser, View, Words
 
 
-class Knowledge(Verbaliser):
+class KnownTerms(Verbaliser):
     """Each label's name, and terms that a source of knowledge gives for it, weighted by how near they are (SciPrompt).
 
     A term counts by its relevance, the cosine of its pieces' mean embedding in the base and the label's; terms below
@@ -62,11 +62,11 @@ class Knowledge(Verbaliser):
             given.setdefault(label, []).extend(terms)
         if not given:
             raise InputError(
-                "no terms are given", where="task.cloze.words.knowledge", expected="terms, or a file of them",
+                "no terms are given", where="task.cloze.words.known_terms", expected="terms, or a file of them",
                 fix="words: expand takes the base's own neighbours",
             )  # fmt: skip
         if strange := [label for label in given if label not in labels]:
-            raise unknown("label", strange[0], labels, where="task.cloze.words.knowledge")
+            raise unknown("label", strange[0], labels, where="task.cloze.words.known_terms")
         return given
 
 
