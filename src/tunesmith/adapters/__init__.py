@@ -34,6 +34,9 @@ class Adapter(nn.Module):
         draws: whether its parameters are logits of choices, which gradient ``policy_gradient`` can move.
         enters: whether all that it does is to change what its layer reads (`enter`). Alone at a whole layer it is then
             called before it, and costs no second pass through its weight; elsewhere its ``forward`` is used.
+        reads: whether it has to know which places hold the text that the model is given (``text``).
+        text: of the pass that is under way, bool (rows, length): neither padding nor what the model is to write; with a
+            cache, none of what is written. None where nobody said so: then every place is text.
         scratch: names of buffers that only training needs: a checkpoint holds them, what the run leaves does not.
 
     Settings:
@@ -60,6 +63,8 @@ class Adapter(nn.Module):
     gradients: ClassVar[bool] = False
     draws = False
     enters = False
+    reads = False
+    text: ClassVar[Tensor | None] = None
     scratch: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, site: Site):

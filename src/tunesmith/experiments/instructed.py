@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from . import Figure, Lab, Outcome
@@ -42,23 +44,13 @@ def instructed(
         second: name -> options of a tuning on the new task.
         options: of all recipes; the base among them.
     """
-    from ..data.collection import Source, collect, sources_of
-    from ..run.prepare import on_disk
-
     plain: list[Any] = []
     after: list[Any] = []
     tuned: dict[str, list[Any]] = {name: [] for name in second}
     begun: dict[str, list[Any]] = {name: [] for name in second}
     for seed in lab.seeds:
-        mixed = collect(sources_of(sources), form, rows, seed, words)  # type: ignore[arg-type]
-        own = lab.prepared(lab.recipe(task, {"mask": "everything"}, **options)).parted
-        held = [own.tables["test"][int(i)] for i in own.indices["test"]]
-        questions = collect({task: Source(held)}, form, asked, seed, words)  # type: ignore[arg-type]
-        known = {row["label"] for row in mixed}
-        questions = [row for row in questions if row["label"] in known]
-        recipe = lab.recipe(task, {**first, "task": {"classify": {"cloze": CLOZE}}}, **options)
-        given = lab.given(recipe, train=mixed, test=questions)
-        given = on_disk(given.updated({"rows": {**given.rows.model_dump(), "shots": None}, "seed": seed}))
+        drawn = _Drawn(lab, task, options, form, seed, words)
+        given = drawn.recipe(first, sources, rows, asked)
         base = str(lab.tuned(given) / "model")
         plain.append(lab.before(given))
         after.append(lab.before(given.updated({"base": base})))
@@ -75,3 +67,30 @@ def instructed(
     series = {"as it is": plain, "instructed": after, **tuned}
     points = {n: [[s, r.score] for s, r in zip(lab.seeds, rs, strict=True)] for n, rs in series.items()}
     return Outcome(figures, points, ("seed", f"score, {task}"))
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """One seed's collection, and the questions of the new task."""
+
+    lab: Lab
+    task: str
+    options: Mapping[str, Any]
+    form: Any
+    seed: int
+    words: int
+
+    def recipe(self, first: Mapping[str, Any], sources: Sequence[str], rows: int, asked: int) -> Any:
+        """The first tuning on the collection; the new task's questions are held out."""
+        from ..data.collection import Source, collect, sources_of
+        from ..run.prepare import on_disk
+
+        mixed = collect(sources_of(sources), self.form, rows, self.seed, self.words)
+        own = self.lab.prepared(self.lab.recipe(self.task, {"mask": "everything"}, **self.options)).parted
+        held = [own.tables["test"][int(i)] for i in own.indices["test"]]
+        questions = collect({self.task: Source(held)}, self.form, asked, self.seed, self.words)
+        known = {row["label"] for row in mixed}
+        questions = [row for row in questions if row["label"] in known]
+        recipe = self.lab.recipe(self.task, {**first, "task": {"classify": {"cloze": CLOZE}}}, **self.options)
+        given = self.lab.given(recipe, train=mixed, test=questions)
+        return on_disk(given.updated({"rows": {**given.rows.model_dump(), "shots": None}, "seed": self.seed}))
