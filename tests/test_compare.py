@@ -287,6 +287,30 @@ def test_a_job_that_crashes_or_is_killed_is_one_line_and_the_next_goes_on(
         assert worker.carry_out(payload) == {"outcome": "done"}
 
 
+@pytest.mark.skipif(not FORKS, reason="jobs are copies of a process on Linux alone")
+def test_an_interrupted_driver_ends_its_jobs_at_once(recipe: recipes.Recipe, tmp_path: Path) -> None:
+    endless = recipe.updated({"budget": {"epochs": None, "minutes": 10}}).to_dict()
+    (tmp_path / "a.yaml").write_text(json.dumps(endless), encoding="utf-8")
+    (tmp_path / "b.yaml").write_text(json.dumps({**endless, "seed": 7}), encoding="utf-8")
+    driver = spawn([tmp_path / "a.yaml", tmp_path / "b.yaml"], tmp_path / "store", tmp_path / "out")
+    family = Path(f"/proc/{driver.pid}/task/{driver.pid}/children")
+    while not (jobs := [j for w in family.read_text().split() for j in children(w)]):
+        assert driver.poll() is None, driver.communicate()
+        time.sleep(0.1)
+    os.kill(driver.pid, signal.SIGINT)
+    driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    time.sleep(0.5)
+    assert not any(Path(f"/proc/{j}/exe").exists() for j in jobs)
+
+
+def children(pid: str) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return []
+
+
 def test_rows_that_differ_are_not_compared(recipe: recipes.Recipe, tmp_path: Path) -> None:
     other = recipe.updated({"rows": {**recipe.rows.model_dump(), "seed": 3}})
     with pytest.raises(InputError, match="other held-out rows"):

@@ -555,11 +555,16 @@ class Loop:
         return Moment(self.state.step, self.total_steps, self._progress())
 
     def _progress(self) -> float:
-        """Share of the budget that lies behind the middle of the coming step, 0 to 1."""
+        """Share of the budget that lies behind the middle of the coming step, 0 to 1.
+
+        Where time is limited, the first step is taken to last a second, or a hundredth of the time: at 0 a warm-up would
+        leave its rate at 0.
+        """
         shares = [(self.state.step + 0.5) / self.total_steps]
         if self.work.budget.minutes is not None:
-            steps = max(1, self.state.step)
-            shares.append(self.state.seconds * (steps + 0.5) / steps / (60 * self.work.budget.minutes))
+            seconds = 60 * self.work.budget.minutes
+            a_step = self.state.seconds / self.state.step if self.state.step else min(1.0, seconds / 100)
+            shares.append(a_step * (self.state.step + 0.5) / seconds)
         return min(1.0, max(shares))
 
     # ------------------------------------------------------------------ stopping, validating, saving
