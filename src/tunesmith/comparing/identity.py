@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,12 @@ def _verbaliser(recipe: Recipe) -> Iterator[Chosen]:
 
 def codes(recipe: Recipe) -> dict[str, str]:
     """``kind.name`` -> hash of the code of each part of a recipe."""
-    return {f"{c.kind}.{c.name}": _code(c.part.module, c.part.symbol) for c in chosen_parts(recipe)}
+    return codes_of(chosen_parts(recipe))
+
+
+def codes_of(chosen: Iterable[Chosen]) -> dict[str, str]:
+    """``kind.name`` -> hash of the code of each of these parts."""
+    return {f"{c.kind}.{c.name}": _code(c.part.module, c.part.symbol) for c in chosen}
 
 
 @functools.cache
