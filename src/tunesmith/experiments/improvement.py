@@ -104,11 +104,13 @@ def _model(lab: Lab, how: Mapping[str, Any]) -> Any:
 def _improved(
     lab: Lab, options: Mapping[str, Any], own: Mapping[str, Any], train: Any, test: Any, seed: int
 ) -> Way:
-    from ..improving.plan import changed
+    from ..improving.plan import Improve
+    from ..recipe import override
 
-    values = changed(changed({}, options), own)
-    loop = values.pop("improve")
-    recipe = lab.recipe("instruct", {"adapter": "lora", "task": "generate", "checks.rows": 8, **values})
+    both, loops = {**options, **own}, {*Improve.model_fields, "like"}
+    loop = override({}, {k: v for k, v in both.items() if k.split(".")[0] in loops})
+    rest = {k: v for k, v in both.items() if k.split(".")[0] not in loops}
+    recipe = lab.recipe("instruct", {"adapter": "lora", "task": "generate", "checks.rows": 8, **rest})
     return Way(Path(lab.improved(lab.given(recipe, train=train, test=test), loop, seed)))
 
 
