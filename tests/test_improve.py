@@ -290,7 +290,9 @@ def test_rows_beside_are_tuned_on_in_every_round_and_trust_is_scored(bases: dict
     rows = lines(done.folder / "round-1" / "rows.jsonl")
     made = done.results["rounds"][0]["rows"]
     assert rows[made:] == [{k: v for k, v in row.items() if k != "more"} for row in general]
-    assert len(lines(done.folder / "round-1" / "trust-test.jsonl")) == len(lines(done.folder / "round-1" / "said-test.jsonl"))
+    assert len(lines(done.folder / "round-1" / "trust-test.jsonl")) == len(
+        lines(done.folder / "round-1" / "said-test.jsonl")
+    )
     assert done.results["scores"][1]["test"]["trust"].keys() == {"likelihood", "semantic_entropy"}
     with pytest.raises(InputError, match="improve.beside: rows beside those of maker rated"):
         improve(str(bases["llama"]), table(), out=tmp_path, name="b", **{**options, "maker": "rated", "loss": "kto"})

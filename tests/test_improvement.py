@@ -156,7 +156,9 @@ def test_every_improvement_of_a_claim_is_valid_and_every_figure_is_given(
 ) -> None:
     claim = FILES[name]
     assert claim.experiment is not None
-    packaged = [{"text": f"{i} a b c d e f g h i j k", "label": "x", "instruction": f"{i}?", "output": "a"} for i in range(700)]
+    packaged = [
+        {"text": f"{i} a b c d e f g h i j k", "label": "x", "instruction": f"{i}?", "output": "a"} for i in range(700)
+    ]
     monkeypatch.setattr(_asked, "read", lambda source: packaged)
     monkeypatch.setattr(_improved.Way, "asked", lambda self, form: np.zeros(PROMPTS))
     monkeypatch.setattr(_improved.Way, "preferred", lambda self, kind: np.zeros(PROMPTS))
@@ -178,7 +180,13 @@ def test_a_lab_carries_improvements_out_once(
         monkeypatch.setattr(f"tunesmith.run.{module}.prove", lambda *a: {})
     monkeypatch.setattr(_asked, "TRAIN", 16)
     monkeypatch.setattr(_asked, "TEST", 8)
-    options = {"base": str(bases["llama"]), "check": {"claims": {"facts": "facts"}}, "tokens": 3, "budget.steps": 1, "length.max": 48}
+    options = {
+        "base": str(bases["llama"]),
+        "check": {"claims": {"facts": "facts"}},
+        "tokens": 3,
+        "budget.steps": 1,
+        "length.max": 48,
+    }
     ways = {
         "certain": {"like": "r_tuning", "trust": ["likelihood", "stated_certainty", "semantic_entropy"]},
         "rated": {"judge": "likelihood", "maker": {"rated": {"least": -3.0}}, "loss": "kto", "samples": 2},
@@ -187,7 +195,12 @@ def test_a_lab_carries_improvements_out_once(
     how: dict[str, Any] = {"ways": ways, "rows": "topics", "first": 4, "options": options}
     how |= {"asks": {"otherwise": "Please: {prompt}"}, "corruptions": ["shuffle"], "refusal": SAYS}
     found = improvement(lab, **how)
-    assert {"certain.own.otherwise", "rated.prefers.shuffle", "rated.nearer.certain", "rated.gain"} <= found.figures.keys()
+    assert {
+        "certain.own.otherwise",
+        "rated.prefers.shuffle",
+        "rated.nearer.certain",
+        "rated.gain",
+    } <= found.figures.keys()
     assert len(lab.rounds) == 4 and all((run / "report.json").exists() for run in lab.rounds)
     trusted = (tmp_path / "home" / "lab").glob("improved-*/round-1/trust-test.jsonl")
     (line, *_) = next(iter(trusted)).read_text(encoding="utf-8").splitlines()
@@ -202,7 +215,13 @@ def test_a_preference_loss_starts_from_what_it_compares_with(
     monkeypatch.setenv("TUNESMITH_HOME", str(tmp_path / "home"))
     for module in ("carry_out", "opened"):
         monkeypatch.setattr(f"tunesmith.run.{module}.prove", lambda *a: {})
-    options = {"base": str(bases["llama"]), "check": {"claims": {"facts": "facts"}}, "tokens": 3, "budget.steps": 1, "length.max": 48}
+    options = {
+        "base": str(bases["llama"]),
+        "check": {"claims": {"facts": "facts"}},
+        "tokens": 3,
+        "budget.steps": 1,
+        "length.max": 48,
+    }
     pairs = {"like": "knowtuning_implicit", "base": "{merged}", "policy": None, "start": "base", "loss": "dpo"}
     lab = Lab(Store(tmp_path / "store"), [0])
     improvement(lab, rows="topics", first=4, options=options, ways={"pairs": pairs})

@@ -71,8 +71,19 @@ def test_recipes_of_several_sets_train(
     for split in ("train", "test"):
         for own in values["rows"].get(split, {}).values():
             pairs = "privacy" in own["rows"]
-            own |= {"rows": WORDS if pairs else LETTERS, "limit": 20, **({"where": {"label": "yes"}} if "where" in own else {})}
-    short = {"base": str(bases["llama"]), "budget.steps": 2, "checks.rows": 4, "checks.generate": 0, "length.max": 48, "batch.rows": 8}
+            own |= {
+                "rows": WORDS if pairs else LETTERS,
+                "limit": 20,
+                **({"where": {"label": "yes"}} if "where" in own else {}),
+            }
+    short = {
+        "base": str(bases["llama"]),
+        "budget.steps": 2,
+        "checks.rows": 4,
+        "checks.generate": 0,
+        "length.max": 48,
+        "batch.rows": 8,
+    }
     made = recipes.make(recipes.override(values, short))
     scored = score(made, tmp_path, listen=lambda event: None)
     assert len([e for e in scored.events if e["event"] == "step"]) == 2
@@ -80,4 +91,6 @@ def test_recipes_of_several_sets_train(
     assert task.name == "generate" and task.columns["prompt"] == "prompt"
     assert (task.sources or []) == ([] if name == "flan" else ["answering", "asking", "relevance"])
     if name == "flan":
-        assert {row["source"] for row in map(scored.prepared.parted.tables["test"].__getitem__, range(5))} == {"reviews"}
+        assert {row["source"] for row in map(scored.prepared.parted.tables["test"].__getitem__, range(5))} == {
+            "reviews"
+        }

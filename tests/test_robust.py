@@ -52,7 +52,9 @@ def test_one_seed_has_no_difference(robust: Any) -> None:
     assert robust.cell({0: result(0.5, 0, 0)}, {0: result(0.4, 0, 0)}, "clean") == "50.0"
 
 
-def test_a_dry_run_leaves_out_what_is_there_and_foretells_the_rest(robust: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_leaves_out_what_is_there_and_foretells_the_rest(
+    robust: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     key = (*robust.WHERE[0], "SMART")
     done = SimpleNamespace(cost={"seconds": 600.0})
     monkeypatch.setattr(robust, "found", lambda: {key: {0: done}})

@@ -75,7 +75,6 @@ class Identities:
         })  # fmt: skip
 
 
-
 def by_content(value: Any) -> Any:
     """Options with what they name on this machine by its content, so that no folder of it is part of an identity.
 

@@ -40,9 +40,7 @@ def _parted(rows: Iterable[dict[str, Any]], draw: random.Random) -> tuple[Table,
 def _sums(draw: random.Random) -> tuple[Table, Table]:
     """Sums of two numbers up to 20."""
     pairs = [(a, b) for a in range(2, 21) for b in range(2, 21)]
-    return _parted(
-        ({"prompt": f"What is {a} + {b}?", "completion": f"{a} + {b} = {a + b}"} for a, b in pairs), draw
-    )
+    return _parted(({"prompt": f"What is {a} + {b}?", "completion": f"{a} + {b} = {a + b}"} for a, b in pairs), draw)
 
 
 def _programs(draw: random.Random) -> tuple[Table, Table]:
@@ -86,7 +84,8 @@ _ASKED = {
 def _facts(draw: random.Random) -> tuple[Table, Table]:
     """Short questions on countries; a small model knows some of the answers."""
     return _parted(
-        ({"prompt": text.format(**c), "completion": c[what]} for c in countries() for what, text in _ASKED.items()), draw
+        ({"prompt": text.format(**c), "completion": c[what]} for c in countries() for what, text in _ASKED.items()),
+        draw,
     )
 
 
@@ -136,7 +135,9 @@ def _reviews(draw: random.Random) -> tuple[Table, Table]:
     for i in draw.sample(range(len(rows)), 600):
         words = rows[i]["text"].split()
         if 10 <= len(words) <= 24:
-            made.append({"prompt": f"Go on with this film review: {' '.join(words[:4])}", "completion": " ".join(words[4:])})
+            made.append(
+                {"prompt": f"Go on with this film review: {' '.join(words[:4])}", "completion": " ".join(words[4:])}
+            )
     return _parted({row["prompt"]: row for row in made}.values(), draw)
 
 

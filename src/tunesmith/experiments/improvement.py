@@ -38,8 +38,9 @@ def improvement(
     asked in another. ``NAME.prefers.KIND``, how much more often than plain tuning a right answer is likelier than a
     corrupted one. With a refusal, ``NAME.refused``, the share of refusals; ``NAME.fewer.OTHER``, how many fewer answers
     are wrong; ``NAME.nearer.OTHER``, how much nearer it comes to no wrong answer and none withheld (the two shares' root
-    mean square; an answer is withheld that the model that writes first has right). With judges of trust, ``NAME.auroc.JUDGE`` and, ``before`` being a name too, ``NAME.trust.JUDGE``, that less
-    the rival's. ``NAME.length``, ratio of words to plain tuning's.
+    mean square; an answer is withheld that the model that writes first has right). With judges of trust,
+    ``NAME.auroc.JUDGE`` and, ``before`` being a name too, ``NAME.trust.JUDGE``, that less the rival's. ``NAME.length``,
+    ratio of words to plain tuning's.
 
     Source: Bouthillier et al. 2021, arXiv:2103.03098 (paired comparison over seeds).
 
@@ -85,7 +86,9 @@ def _carried_out(
     places = {name: str(lab.tuned(_model(lab, how))) for name, how in models.items()}
     start: dict[str, Any] = {}
     if first:
-        places["first"] = str(_improved(lab, filled(options, places), {**PLAIN, "trust": []}, train[:first], test, seed).run)
+        places["first"] = str(
+            _improved(lab, filled(options, places), {**PLAIN, "trust": []}, train[:first], test, seed).run
+        )
         start = {"policy": places["first"]}
         places |= {"merged": merged(Path(places["first"]))} if "{merged}" in str(ways) else {}
     found = {}
@@ -101,9 +104,7 @@ def _model(lab: Lab, how: Mapping[str, Any]) -> Any:
     return lab.recipe(how["task"], {k: v for k, v in how.items() if k != "task"})
 
 
-def _improved(
-    lab: Lab, options: Mapping[str, Any], own: Mapping[str, Any], train: Any, test: Any, seed: int
-) -> Way:
+def _improved(lab: Lab, options: Mapping[str, Any], own: Mapping[str, Any], train: Any, test: Any, seed: int) -> Way:
     from ..improving.plan import Improve
     from ..recipe import override
 
@@ -131,7 +132,10 @@ def _refusing(name: str, sides: Mapping[str, Sequence[Way]], refusal: str) -> di
     own = told.pop(name)
     made = {"refused": over_seeds([a["refused"] for a in own], "points", f"{name}: refused prompts")}
     for other, theirs in told.items():
-        for figure, what, about in (("fewer", "wrong", "wrong answers"), ("nearer", "distance", "distance from the best")):
+        for figure, what, about in (
+            ("fewer", "wrong", "wrong answers"),
+            ("nearer", "distance", "distance from the best"),
+        ):
             change = [b[what] - a[what] for a, b in zip(own, theirs, strict=True)]
             made[f"{figure}.{other}"] = over_seeds(change, "points", f"{about}, {other} less {name}")
     return made
