@@ -89,9 +89,8 @@ def read(source: Any) -> Rows:
     Args:
         source: a path (csv, tsv, jsonl, json, parquet, arrow, feather, txt; text formats also as .gz or .bz2), a
             folder made by ``datasets.save_to_disk``, ``packaged:NAME``, ``hub:OWNER/NAME[@REVISION][:CONFIG][#SPLIT]``,
-            several of these
-            by name with templates (`mixture.mix`), or in Python a list of dictionaries, a pandas DataFrame, a pyarrow Table or a
-            Hugging Face Dataset.
+            several of these by name with templates (`mixture.mix`), or in Python a list of dictionaries, a pandas DataFrame,
+            a pyarrow Table or a Hugging Face Dataset.
 
     Raises:
         InputError: it cannot be read; the message names file, line and column.
