@@ -13,11 +13,7 @@ from typing import Any
 from ..parts import Chosen, of_kind
 from ..recipe import Recipe, choose
 from ..run.prepare import Prepared, on_disk, prepare
-<<<<<<< HEAD
 from ..storage import cache_home, hash_file, hash_json
-=======
-from ..storage import hash_file, hash_json
->>>>>>> main
 
 FORM = 1
 """Raised whenever the engine, and not a part, is changed so that the same recipe gives other figures."""
@@ -72,18 +68,14 @@ class Identities:
             options = {k: v for k, v in options.items() if k in _ROWS}
         splits = prepared.facts["splits"]
         return Identity({
-<<<<<<< HEAD
-            "form": FORM, "what": what, "recipe": _told(by_content(options)), "seed": recipe.seed if what == "tuned" else None,
-=======
-            "form": FORM, "what": what, "recipe": _told(_held(options)), "seed": recipe.seed if what == "tuned" else None,
->>>>>>> main
+            "form": FORM, "what": what, "recipe": _told(by_content(_held(options))),
+            "seed": recipe.seed if what == "tuned" else None,
             "rows": {name: [s["fingerprint"], s["indices"]] for name, s in splits.items()},
             "base": prepared.base.fingerprint,
             "parts": codes(recipe) if what == "tuned" else {},
         })  # fmt: skip
 
 
-<<<<<<< HEAD
 def by_content(value: Any) -> Any:
     """Options with what they name on this machine by its content, so that no folder of it is part of an identity.
 
@@ -106,10 +98,7 @@ def by_content(value: Any) -> Any:
     return f"weights:{hash_json([[w.relative_to(folder).as_posix(), hash_file(w)] for w in kept])[:32]}"
 
 
-_ROWS = ("base", "revision", "rows", "task", "length", "template", "checks", "precision")
-=======
 _ROWS = ("base", "revision", "upon", "rows", "task", "length", "template", "checks", "precision")
->>>>>>> main
 
 
 def chosen_parts(recipe: Recipe) -> Iterator[Chosen]:
