@@ -70,7 +70,9 @@ class _Strict(BaseModel):
 class RowsFrom(_Strict):
     """Where the rows come from and how they are split."""
 
-    train: Any = Field(description="file, folder, packaged:NAME, hub:OWNER/NAME, or a table in Python")
+    train: Any = Field(
+        description="file, folder, packaged:NAME, hub:OWNER/NAME; several by name with templates; or a table in Python"
+    )
     validation: Any = Field(default=None, description="held-out rows for choosing; None splits them off")
     test: Any = Field(default=None, description="held-out rows for the report; None splits them off")
     validation_share: Share = Field(default=0.1, description="share of the rows for validation where no file is given")

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from ..comparing import arena
-from ..comparing.identity import Identities, Identity
+from ..comparing.identity import Identities, Identity, by_content, codes_of
 from ..comparing.pool import Job, fill
 from ..comparing.result import Result
 from ..comparing.store import Store
 from ..data.rows import read
 from ..recipe import Recipe
 from ..run.prepare import Prepared, on_disk
-from ..storage import cache_home
+from ..storage import cache_home, hash_json
 
 
 class Lab:
@@ -39,6 +39,7 @@ class Lab:
         self.seeds = list(seeds)
         self.say = hear
         self.used: dict[str, Result] = {}
+        self.rounds: list[Path] = []
         self._store, self._on, self._workers = store, on, workers
         self._identities = Identities()
 
@@ -108,4 +109,22 @@ class Lab:
             self.say(f"training {folder}")
             shutil.rmtree(folder, ignore_errors=True)
             start(recipe, out, name, listen=lambda event: None)
+        return folder
+
+    def improved(self, recipe: Recipe, loop: Mapping[str, Any], seed: int) -> Path:
+        """Kept in the cache, as `tuned` runs are; one that was cut off goes on."""
+        from ..improving import api, plan
+
+        made = plan.make({**recipe.updated({"seed": seed}).to_dict(), "improve": dict(loop)})
+        parts = [made.improve.judge, made.improve.maker, *made.improve.trust]
+        parts += [made.improve.check] if made.improve.check else []
+        facts = [self._identities.of(made.recipe).facts, by_content(made.to_dict()["improve"]), codes_of(parts)]
+        folder = cache_home() / "lab" / f"improved-{hash_json(facts)[:24]}"
+        if not (folder / "report.json").exists():
+            self.say(f"improving {folder}")
+            begun = (folder / api.FILE).exists()
+            if not begun:
+                shutil.rmtree(folder, ignore_errors=True)
+            api.start(made, folder, lambda event: None, resume=begun)
+        self.rounds += [Path(p) for p in sorted(folder.glob("round-*/run")) if p not in self.rounds]
         return folder

@@ -96,5 +96,14 @@ class Lab(Protocol):
     def tuned(self, recipe: Any) -> Path:
         """The folder of a finished run of this recipe, for what needs weights; carried out where it is missing."""
 
+    def improved(self, recipe: Any, loop: Mapping[str, Any], seed: int) -> Path:
+        """The folder of a finished improvement of this recipe with this seed; carried out where it is missing.
+
+        Args:
+            recipe: of every tuning, with its rows.
+            loop: options of generate, judge, train, as the key ``improve`` of a file has them.
+            seed: of samples and tunings.
+        """
+
     def say(self, text: str) -> None:
         """Tell the user where the experiment stands."""
