@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,12 @@ def untuned(prepared: Prepared) -> Reading:
     """The model as training begins, and how rows are read."""
     with tempfile.TemporaryDirectory() as folder:
         return _begin(prepared, Path(folder)).reading
+
+
+def unbegun(prepared: Prepared) -> Loop:
+    """The loop of a training that has not begun and keeps no checkpoints."""
+    made = _begin(prepared, Path())
+    return Loop(replace(_work(made), folder=None), device())
 
 
 def untuned_features(prepared: Prepared, name: str) -> np.ndarray:
