@@ -16,9 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError, RunError
+from .forwards import Attention, Forward, Tokens
 from .masks import EntryMask
 from .masks._weights import check_roles
+from .models import attention
 from .models.anatomy import Anatomy, Site, Weight, untie
+from .models.around import layer as around_layer
 from .models.reach import enter, reach
 from .patches import Patch
 
@@ -168,6 +171,32 @@ class Host(nn.Module):
             elif new.requires_grad:
                 new.register_hook(lambda g: adapter.observe(*seen, _places(g, self._watched if inside else True)))
         return new
+
+    def compute(self, name: str, way: Forward) -> None:
+        """Let a way to compute less stand around its layers or attentions, whenever the model trains and is not off.
+
+        Args:
+            name: of the way, for messages.
+            way: says which layers, and what is left out.
+
+        Raises:
+            InputError: no layer is left for it, or the model computes these places in a way of its own.
+        """
+        sites = [s for s in self.anatomy.select([way.site], way.layers) if s.layer is not None]
+        inner = [s for s in sites if way.ends <= (s.layer or 0) < self.anatomy.layers(s.stack) - way.ends]
+        if not inner:
+            raise InputError(f"forward {name} leaves no layer of {type(self.model).__name__}",
+                             fix=f"set forward.{name}.ends below {way.ends}")  # fmt: skip
+        owners = {(s.stack, s.layer): s.module for s in self.anatomy.places if s.role == "attention.keys"}
+
+        def on() -> bool:
+            return self._on and self.training
+
+        for site in inner:
+            if isinstance(way, Tokens):
+                around_layer(self.model, site, owners[site.stack, site.layer], way.choose, on)
+            elif isinstance(way, Attention):
+                attention.compute(self.model, site.module, way.attend, on)
 
     # ------------------------------------------------------------------ what happens before and while it trains
 

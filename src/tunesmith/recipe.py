@@ -151,6 +151,9 @@ class Recipe(_Strict):
     mask: Annotated[Chosen | None, _one("mask")] = Field(default=None, description="which own weights move")
     loss: Annotated[list[Chosen], _several("loss")] = Field([], description="terms that add up; none takes the task's")
     gradient: Annotated[Chosen, _one("gradient")] = Field("backprop", validate_default=True)
+    forward: Annotated[list[Chosen], _several("forward")] = Field(
+        [], description="how much of the model a training step computes; none takes all of it"
+    )
     optimizer: Annotated[list[Chosen], _several("optimizer")] = Field(
         ["clip_norm", "adamw"], validate_default=True, description="a chain: transforms, then the rule that steps"
     )
