@@ -65,7 +65,9 @@ class TestForwardLaws:
             given["attention_mask"][1, 5:] = 0
             logits = host(**given).logits
             logits[0].square().mean().backward()
-            found.append({"": logits[:1].detach(), **{n: p.grad for n, p in host.named_parameters() if p.grad is not None}})
+            found.append(
+                {"": logits[:1].detach(), **{n: p.grad for n, p in host.named_parameters() if p.grad is not None}}
+            )
         for key, value in found[0].items():
             torch.testing.assert_close(found[1][key], value, rtol=1e-4, atol=1e-5)
 

@@ -22,7 +22,7 @@ from .masks._weights import check_roles
 from .models import attention
 from .models.anatomy import Anatomy, Site, Weight, untie
 from .models.around import layer as around_layer
-from .models.reach import enter, reach
+from .models.reach import Instead, enter, reach
 from .patches import Patch
 
 
@@ -52,6 +52,7 @@ class Host(nn.Module):
         self._rule: EntryMask | None = None
         self._resting: set[str] = set()
         self._watched: Tensor | bool = False
+        self._left_out: dict[Any, str] = {}
         self.head_rows: Tensor | None = None
         self.train_only()
 
@@ -119,12 +120,42 @@ class Host(nn.Module):
         self._sites[key] = site
         if getattr(adapter, "composes", False):
             self._compose(key, adapter, stack)
+        self._check_computed(name, site, replaces=adapter.replaces)
         stack.append(key)
         if site.path not in self._hooks:
             self._hooks[site.path] = reach(self.model, site, functools.partial(self._act, site.path), lambda: self._on)
             if site.kind == "linear":
                 self._hooks[site.path].append(enter(site, functools.partial(self._enter, site.path)))
+        if adapter.replaces and stack[0] == key:
+            compute = functools.partial(self._instead, site.path)
+            self._hooks[site.path].append(Instead(site, compute, functools.partial(self._replacing, site.path)))
         return key
+
+    def _check_computed(self, name: str, site: Site, *, replaces: bool) -> None:
+        """No adapter may act on a matrix that another one leaves out.
+
+        Raises:
+            InputError: one does.
+        """
+        if replaces:
+            adapted = [p.path for p in site.parts.values() if p.path in self._stacks]
+            if adapted:
+                raise InputError(f"adapter {name} leaves out {adapted[0]}, which an adapter before it acts on",
+                                 fix="give that one other targets, e.g. [attention.*]")  # fmt: skip
+            self._left_out |= {p.module: name for p in site.parts.values()}
+        elif not site.place and site.module in self._left_out:
+            raise InputError(f"adapter {name} acts on {site.path}, which adapter {self._left_out[site.module]} leaves out",
+                             fix=f"give {name} other targets, e.g. [attention.*]")  # fmt: skip
+
+    def _replacing(self, path: str) -> bool:
+        """Whether the lowest adapter of a sub-layer stands in the place of its matrices at the moment."""
+        lowest: Any = self.adapters[self._stacks[path][0]]
+        return bool(lowest.replaces) and self._on and self._watched is False
+
+    def _instead(self, path: str, x: Tensor) -> Tensor:
+        adapter: Any = self.adapters[self._stacks[path][0]]
+        said: Tensor = adapter(x, x)
+        return said
 
     def _compose(self, key: str, adapter: Any, stack: list[str]) -> None:
         """Hand an adapter those that stand on its site; from here on it alone calls them."""
@@ -152,7 +183,7 @@ class Host(nn.Module):
     def _act(self, path: str, x: Tensor, y: Tensor) -> Tensor:
         if self._entering(path) is not None:
             return y
-        for key in self._stacks[path]:
+        for key in self._stacks[path][self._replacing(path) :]:
             rows = self._sites[key].rows
             if rows is None:
                 y = self._through(key, x, y)

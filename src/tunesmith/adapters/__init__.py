@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
@@ -33,6 +34,9 @@ class Adapter(nn.Module):
         gradients: whether `observe` also wants the gradient of the loss.
         enters: whether all that it does is to change what its layer reads (`enter`). Alone at a whole layer it is then
             called before it, and costs no second pass through its weight; elsewhere its ``forward`` is used.
+        replaces: whether it computes its sub-layer by itself and never looks at what comes out: the first on a site, it stands
+            in the place of the sub-layer's matrices, which are not computed, and which nothing else can adapt.
+        tunes: whether it has values that are tuned on validation rows while it trains (`tuning`).
         scratch: names of buffers that only training needs: a checkpoint holds them, what the run leaves does not.
 
     Settings:
@@ -58,6 +62,8 @@ class Adapter(nn.Module):
     observes: ClassVar[int] = 0
     gradients: ClassVar[bool] = False
     enters = False
+    replaces: ClassVar[bool] = False
+    tunes: ClassVar[bool] = False
     scratch: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, site: Site):
@@ -131,6 +137,12 @@ class Adapter(nn.Module):
     def rates(self) -> dict[str, float]:
         """Factors of the learning rate by name of a parameter; 1 for those that are left out."""
         return {}
+
+    @classmethod
+    @contextlib.contextmanager
+    def tuning(cls, adapters: Sequence[Self]) -> Iterator[list[nn.Parameter]]:
+        """Inside this block the loss depends on the tuned values of one attachment, which are given, as it is to be tuned."""
+        yield []
 
     @classmethod
     def after_step(cls, adapters: Sequence[Self], progress: float) -> Iterable[nn.Parameter]:

@@ -35,6 +35,7 @@ from .processes import ALONE, Processes
 from .step import Step, Words, count_units
 from .step_log import StepLog, replay, why_no_log
 from .streaming import Stream
+from .tuning import Tuner
 
 
 class Rows(Protocol):
@@ -107,6 +108,7 @@ class Work:
         mask: which of the model's own weights move, where the choice is made or changes in training.
         together: the processes that share every step's rows.
         words: makes ids of a text, for terms that put words around rows.
+        held_out: validation rows, for adapters that tune values on them.
     """
 
     host: Host
@@ -131,6 +133,7 @@ class Work:
     mask: Mask | None = None
     together: Processes = ALONE
     words: Words | None = None
+    held_out: Rows | None = None
 
 
 @dataclass
@@ -175,6 +178,7 @@ class Loop:
         self.stream: Stream | None = None
         self._stopping = False
         self.chooser = Chooser(self)
+        self.tuner = Tuner(self)
         if work.together.count > 1:
             self._check_together()
         if self.chooser.settled:
@@ -371,6 +375,7 @@ class Loop:
         if self.work.together.count > 1:
             torch.manual_seed(seed)  # what is drawn from here on must be the same everywhere
         self.chooser.after_backward()
+        self.tuner.after_backward()
         value = float(loss)
         if not math.isfinite(value):
             raise RunError(self._blame(indices, value))

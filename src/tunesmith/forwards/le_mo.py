@@ -49,7 +49,7 @@ def _received(asked: Asked, there: Tensor) -> Tensor:
     """The attention that each token gets as a multiple of even attention, (rows, length).
 
     Args:
-        asked: of an attention whose keys are the tokens themselves.
+        asked: of an attention whose last keys are the tokens themselves; what stands in front of them is left out.
         there: which places hold a token, bool (rows, length).
     """
     first = (~there).int().argsort(dim=1, stable=True)
@@ -57,8 +57,9 @@ def _received(asked: Asked, there: Tensor) -> Tensor:
     chosen = first.gather(1, ranks.round().long())
     heads, size = asked.query.shape[1], asked.query.shape[3]
     query = asked.query.gather(2, chosen[:, None, :, None].expand(-1, heads, -1, size))
-    key = asked.key.repeat_interleave(heads // asked.key.shape[1], 1)
-    sees = asked.sees().gather(1, chosen[..., None].expand(-1, -1, key.shape[2])) & there[:, None]
+    length = there.shape[1]
+    key = asked.key[:, :, -length:].repeat_interleave(heads // asked.key.shape[1], 1)
+    sees = asked.sees()[:, :, -length:].gather(1, chosen[..., None].expand(-1, -1, length)) & there[:, None]
     scores = (asked.scale * query @ key.mT).float().masked_fill(~sees[:, None], torch.finfo(torch.float32).min)
     shares = scores.softmax(-1).mean(1) * sees
     even = sees.sum(-1, keepdim=True)

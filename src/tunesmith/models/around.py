@@ -128,9 +128,7 @@ def _cut_mask(mask: Tensor, kept: Kept) -> Tensor:
     return cut.masked_fill(fills[:, None, None, :], least).masked_fill(fills[:, None, :, None], 0.0)
 
 
-def layer(
-    model: Any, site: Site, owner: Any, choose: Callable[[LayerCall], Kept], on: Callable[[], bool]
-) -> None:
+def layer(model: Any, site: Site, owner: Any, choose: Callable[[LayerCall], Kept], on: Callable[[], bool]) -> None:
     """Let ``choose`` say which tokens go through a layer whenever ``on`` says so.
 
     Args:

@@ -424,6 +424,7 @@ def _work(made: Trained) -> Work:
         validations=recipe.checks.validations,
         mask=recipe.mask.build() if recipe.mask else None,
         words=made.prepared.reader,
+        held_out=validation if len(validation) else None,
     )
 
 
