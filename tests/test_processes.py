@@ -36,6 +36,21 @@ def still(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+@pytest.fixture(scope="module")
+def alone(rows_file: Path, still: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process learns from the rows of both."""
+    out = tmp_path_factory.mktemp("alone")
+    made = subprocess.run(
+        [sys.executable, "-m", "tunesmith", "tune", rows_file, *options(still, STEPS), "--out", out, "--name", "one"],
+        capture_output=True, text=True, check=False, env={**os.environ, "TUNESMITH_HOME": str(home)},
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    return out / "one"
+
+
+STEPS = 20
+
+
 def options(base: Path, steps: int) -> list[str]:
     return ["--base", str(base), "--mask", "everything", "--steps", str(steps), "--set", "precision=fp32",
             "--set", "batch.rows=10", "--quiet"]  # fmt: skip
@@ -64,26 +79,63 @@ def killed(arguments: list[str], folder: Path, environment: dict[str, str]) -> s
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+@pytest.mark.parametrize("sharded", [False, True])
 def test_two_processes_learn_what_one_does(
-    command: Command, rows_file: Path, still: Path, home: Path, tmp_path: Path
+    sharded: bool, alone: Path, command: Command, rows_file: Path, still: Path, home: Path, tmp_path: Path
 ) -> None:
-    """One with the rows of both, two that share them, and two of which one is killed and that go on."""
-    steps = 20
-    one = command("tune", rows_file, *options(still, steps), "--out", tmp_path, "--name", "one")
-    assert one.returncode == 0, one.stderr
+    """One with the rows of both, and two that share them, of which one is killed and that go on: each with the whole model,
+    or with a part of it; micro-batches are so small that the two have different numbers of them."""
+    steps = STEPS
     environment = {"TUNESMITH_HOME": str(home), "OMP_NUM_THREADS": "1"}
     begun = [*options(still, steps), "--out", str(tmp_path), "--name", "two", "--processes", "2"]
+    begun += ["--set", "sharded=true", "--set", "batch.tokens=24"] if sharded else []
     cut = killed(["tune", str(rows_file), *begun, "--set", "save.steps=2"], tmp_path / "two", environment)
     assert cut.returncode == 1 and len(cut.stderr.splitlines()) == 1, cut.stderr
     assert "was killed (SIGKILL); go on with: tunesmith tune" in cut.stderr
     again = cut.stderr.split("tunesmith tune ")[1].split()
     two = command("tune", *again, "--quiet")
     assert two.returncode == 0, two.stderr
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    assert losses(tmp_path / "two") == pytest.approx(losses(alone), abs=1e-5)
     assert len(losses(tmp_path / "two")) == steps
-    first, second = (load_file(tmp_path / n / "model" / "model.safetensors") for n in ("one", "two"))
+    first, second = (load_file(run / "model" / "model.safetensors") for run in (alone, tmp_path / "two"))
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--processes", "1"], "one process has nobody to share the model with"),
+        (["--processes", "2", "--set", "gradient=sam"], "gradient sam needs whole tensors; expected one of backprop"),
+        (["--processes", "2", "--mask", "entries"], "mask entries needs whole tensors"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_named(
+    option: list[str], message: str, command: Command, rows_file: Path, still: Path, tmp_path: Path
+) -> None:
+    given = [*options(still, 2), "--set", "sharded=true", *option, "--out", str(tmp_path), "--name", "x"]
+    made = command("tune", rows_file, *given)
+    assert made.returncode == 2 and message in made.stderr and len(made.stderr.splitlines()) == 1, made.stderr
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_other_launchers_start_them_too(
+    launcher: str, alone: Path, rows_file: Path, still: Path, home: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip({"torchrun": "torch", "accelerate": "accelerate"}[launcher])
+    start = {
+        "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+        "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+                       "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"],
+    }[launcher]  # fmt: skip
+    given = ["tune", rows_file, *options(still, STEPS), "--out", tmp_path, "--name", "two"]
+    made = subprocess.run(
+        [sys.executable, "-m", *start, "-m", "tunesmith", *map(str, given)], capture_output=True, text=True, check=False,
+        timeout=240, env={**os.environ, "TUNESMITH_HOME": str(home), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert losses(tmp_path / "two") == pytest.approx(losses(alone), abs=1e-5)
 
 
 class Pretended(Processes):

@@ -320,6 +320,10 @@ class Host(nn.Module):
             self.head_rows = None
             handle.remove()
 
+    def look_again(self) -> None:
+        """Take note of the model's tensors anew, where something has put others in their place."""
+        self.anatomy = Anatomy(self.model, self.anatomy.fresh)
+
     def forward(self, **batch: Any) -> Any:
         """The model's output for a batch, with everything that is attached."""
         return self.model(**batch)

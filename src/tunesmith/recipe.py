@@ -166,6 +166,9 @@ class Recipe(_Strict):
     )
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")
+    sharded: bool = Field(
+        False, description="several processes share the model out (FSDP2): each keeps its part of the weights"
+    )
     memory: str | None = Field(
         None, description="most memory of the process, e.g. 2GB: micro-batch and recomputation are chosen to fit it"
     )

@@ -69,7 +69,7 @@ class STN(Adapter):
 
     def penalty(self) -> Tensor | None:
         matrices = (self.A, self.B, self.A_gated, self.B_gated)
-        return self.site.shared.decays() / 2 * torch.stack([m.square().sum() for m in matrices]).sum()  # type: ignore[no-any-return]
+        return self.site.shared.decays() / 2 * torch.stack([m.square().sum() for m in matrices]).sum()
 
     @classmethod
     @contextlib.contextmanager

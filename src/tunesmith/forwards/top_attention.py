@@ -43,9 +43,7 @@ class TopAttention(Attention):
         dropped = None
         if asked.dropout:
             dropped = torch.rand(*asked.query.shape[:3], most, device=key.device) < asked.dropout
-        said: Tensor = _Top.apply(  # type: ignore[no-untyped-call]
-            asked.query, key, value, _Rule(asked, counts, most), dropped
-        )
+        said: Tensor = _Top.apply(asked.query, key, value, _Rule(asked, counts, most), dropped)
         return said
 
 
@@ -80,9 +78,7 @@ class _Top(torch.autograd.Function):
     """Attention over the best keys; of the scores only those that are left are kept."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, rule: _Rule, dropped: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, rule: _Rule, dropped: Tensor | None) -> Tensor:
         found = []
         said = torch.empty_like(query)
         for rows in _chunks(query.shape[2]):
@@ -95,7 +91,7 @@ class _Top(torch.autograd.Function):
         return said
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, weights, places, dropped = ctx.saved_tensors
         rule = ctx.rule
         into_query, into_key, into_value = (torch.zeros_like(t) for t in (query, key, value))
