@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -79,16 +81,13 @@ def killed(arguments: list[str], folder: Path, environment: dict[str, str]) -> s
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
-@pytest.mark.parametrize("sharded", [False, True])
 def test_two_processes_learn_what_one_does(
-    sharded: bool, alone: Path, command: Command, rows_file: Path, still: Path, home: Path, tmp_path: Path
+    alone: Path, command: Command, rows_file: Path, still: Path, home: Path, tmp_path: Path
 ) -> None:
-    """One with the rows of both, and two that share them, of which one is killed and that go on: each with the whole model,
-    or with a part of it; micro-batches are so small that the two have different numbers of them."""
+    """One with the rows of both, and two that share them, of which one is killed and that go on."""
     steps = STEPS
     environment = {"TUNESMITH_HOME": str(home), "OMP_NUM_THREADS": "1"}
     begun = [*options(still, steps), "--out", str(tmp_path), "--name", "two", "--processes", "2"]
-    begun += ["--set", "sharded=true", "--set", "batch.tokens=24"] if sharded else []
     cut = killed(["tune", str(rows_file), *begun, "--set", "save.steps=2"], tmp_path / "two", environment)
     assert cut.returncode == 1 and len(cut.stderr.splitlines()) == 1, cut.stderr
     assert "was killed (SIGKILL); go on with: tunesmith tune" in cut.stderr
@@ -99,6 +98,59 @@ def test_two_processes_learn_what_one_does(
     assert len(losses(tmp_path / "two")) == steps
     first, second = (load_file(run / "model" / "model.safetensors") for run in (alone, tmp_path / "two"))
     for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_that_is_shared_out_is_the_same_run(
+    alone: Path, command: Command, rows_file: Path, still: Path, tmp_path: Path
+) -> None:
+    given = [*options(still, STEPS), "--out", tmp_path, "--name", "two", "--processes", "2"]
+    made = command("tune", rows_file, *given, "--set", "sharded=true", "--set", "batch.tokens=24")
+    assert made.returncode == 0, made.stderr
+    assert losses(tmp_path / "two") == pytest.approx(losses(alone), abs=1e-5)
+    first, second = (load_file(run / "model" / "model.safetensors") for run in (alone, tmp_path / "two"))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def beside(folder: Path, how: str, *adapter: str, count: int) -> list[float]:
+    """The losses of so many processes of ``share_out.py``; their micro-batches are small, and not equally many."""
+    port = str(_free_port())
+    command = [sys.executable, str(Path(__file__).parent / "share_out.py"), str(folder), how, *adapter]
+    started = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
+                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(count)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=240) for process in started]
+    assert not any(process.returncode for process in started), said
+    found: list[float] = json.loads(said[0][0])
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.mark.parametrize("adapter", [[], ["lora"]])
+def test_a_checkpoint_of_what_is_shared_out_is_whole(adapter: list[str], tmp_path: Path) -> None:
+    """Two processes stop after a checkpoint and go on; one alone goes on from it too."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    wanted = beside(one, "begin", *adapter, count=1)
+    begun = beside(two, "begin", *adapter, count=2)
+    saved = load_file(two / "step-00000003" / "weights.safetensors")
+    shutil.copytree(two, tmp_path / "single")
+    assert begun + beside(two, "resume", *adapter, count=2) == pytest.approx(wanted, abs=1e-5)
+    assert beside(tmp_path / "single", "resume", *adapter, count=1) == pytest.approx(wanted[3:], abs=1e-5)
+    first, second = (load_file(f / f"trained-{n}.safetensors") for f, n in ((one, 1), (two, 2)))
+    assert saved.keys() == first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert saved[name].shape == tensor.shape
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
 
 
