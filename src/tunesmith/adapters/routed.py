@@ -76,9 +76,9 @@ class Routed(Adapter):
 
     @torch.no_grad()
     def observe(self, x: Tensor, y: Tensor, gradient: Tensor | None) -> None:
-        norms = torch.stack([self._block(i, x).float().norm(dim=-1) for i in range(len(self.c))], -1)
+        norms = torch.stack([self._block(i, x).double().norm(dim=-1) for i in range(len(self.c))], -1)
         shares = norms / norms.mean(-1, keepdim=True).clamp(min=1e-12)
-        wide = F.pad(x.float(), (0, 1), value=1.0)
+        wide = F.pad(x.double(), (0, 1), value=1.0)  # in double precision, which autocast leaves alone
         gram, cross = wide.T @ wide, wide.T @ shares
         self.seen = (gram, cross) if self.seen is None else (self.seen[0] + gram, self.seen[1] + cross)
 
@@ -88,7 +88,7 @@ class Routed(Adapter):
             assert adapter.seen is not None
             gram, cross = adapter.seen
             ridge = 1e-2 * gram.diagonal().mean()
-            fitted = torch.linalg.solve(gram + ridge * torch.eye(len(gram), device=gram.device), cross)
+            fitted = torch.linalg.solve(gram + ridge * torch.eye(len(gram)).to(gram), cross)
             adapter.R.copy_(fitted[:-1].T)
             adapter.c.copy_(fitted[-1])
             adapter.seen = None
