@@ -151,6 +151,8 @@ def test_a_checkpoint_of_what_is_shared_out_is_whole(adapter: list[str], tmp_pat
     assert saved.keys() == first.keys() == second.keys()
     for name, tensor in first.items():
         assert saved[name].shape == tensor.shape
+        if name.endswith("key.bias"):  # its gradient is 0 but for rounding, of which Adam makes whole steps
+            continue
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
 
 
