@@ -32,11 +32,15 @@ class Adapter(nn.Module):
         peft_prompts: PEFT's names of the techniques that it keeps as one matrix of virtual tokens and that this one reads.
         observes: micro-batches of training rows that it has to see before training (`observe`, `settle`); 0 for none.
         gradients: whether `observe` also wants the gradient of the loss.
+        draws: whether its parameters are logits of choices, which gradient ``policy_gradient`` can move.
         enters: whether all that it does is to change what its layer reads (`enter`). Alone at a whole layer it is then
             called before it, and costs no second pass through its weight; elsewhere its ``forward`` is used.
         replaces: whether it computes its sub-layer by itself and never looks at what comes out: the first on a site, it stands
             in the place of the sub-layer's matrices, which are not computed, and which nothing else can adapt.
         tunes: whether it has values that are tuned on validation rows while it trains (`tuning`).
+        reads: whether it has to know which places hold the text that the model is given (``text``).
+        text: of the pass that is under way, bool (rows, length): neither padding nor what the model is to write; with a
+            cache, none of what is written. None where nobody said so: then every place is text.
         scratch: names of buffers that only training needs: a checkpoint holds them, what the run leaves does not.
 
     Settings:
@@ -61,9 +65,12 @@ class Adapter(nn.Module):
     peft_prompts: ClassVar[tuple[str, ...]] = ()
     observes: ClassVar[int] = 0
     gradients: ClassVar[bool] = False
+    draws = False
     enters = False
     replaces: ClassVar[bool] = False
     tunes: ClassVar[bool] = False
+    reads = False
+    text: ClassVar[Tensor | None] = None
     scratch: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, site: Site):

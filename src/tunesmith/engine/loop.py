@@ -109,7 +109,7 @@ class Work:
         mask: which of the model's own weights move, where the choice is made or changes in training.
         together: the processes that share every step's rows.
         words: makes ids of a text, for terms that put words around rows.
-        held_out: validation rows, for adapters that tune values on them.
+        held_out: encoded validation rows, for terms that ask what a step does to them and adapters that tune values on them.
         sharded: whether the model has been shared out between the processes (`sharding`).
     """
 
@@ -280,8 +280,17 @@ class Loop:
         keep = {what for term in self.work.losses for what in term.keeps}
         return Step(
             self.work.host, moved, self.work.head, progress=self._progress(), keep=keep, moved=self.state.step > 0,
-            words=self.work.words,
+            words=self.work.words, held_out=self._held_out,
         )  # fmt: skip
+
+    def _held_out(self) -> Step | None:
+        """As many validation rows as a step has, the same for all micro-batches of a step."""
+        rows = self.work.held_out
+        if rows is None or not len(rows):
+            return None
+        draw = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+        chosen = torch.randperm(len(rows), generator=draw)[: self.work.rows_per_step]
+        return self._seen(self.work.collate(rows.take(chosen.numpy())))
 
     # ------------------------------------------------------------------ the loop
 

@@ -97,6 +97,8 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
     made = _begin(prepared, folder)
     _open_folder(prepared, folder, force, resume)
     log = EventLog(folder / "events.jsonl")
+    for text in made.host.notes:
+        listen({"event": "note", "text": text})
 
     def hear(event: Mapping[str, Any]) -> None:
         log(event)
@@ -428,7 +430,7 @@ def _work(made: Trained) -> Work:
         validations=recipe.checks.validations,
         mask=recipe.mask.build() if recipe.mask else None,
         words=made.prepared.reader,
-        held_out=validation if len(validation) else None,
+        held_out=validation,
     )
 
 
