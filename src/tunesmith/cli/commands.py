@@ -121,7 +121,6 @@ def tune(
     audit: Annotated[bool, typer.Option("--audit", help="Measure what tuning broke, too.")] = False,
     memory: Annotated[str | None, typer.Option(help="Most memory, e.g. 2GB: the micro-batch is chosen to fit.")] = None,
     processes: Annotated[int, typer.Option(help="Processes that share every step's rows.", min=1)] = 1,
-    on: On = "here",
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
     name: Annotated[str | None, typer.Option(help="Name of the run; made from the rows if not given.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run of this name.")] = False,
@@ -147,7 +146,7 @@ def tune(
     style = "json" if json_ else "quiet" if quiet else "auto"
     _print(
         tune_here(
-            recipe, out, name, force=force, resume=resume, style=style, as_json=json_, processes=processes, on=on,
+            recipe, out, name, force=force, resume=resume, style=style, as_json=json_, processes=processes,
             decide=shots is not None and not resume,
         ), json_,
     )  # fmt: skip
