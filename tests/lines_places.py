@@ -5,6 +5,7 @@ Where an adapter folds: weight, bias, adapter -> new weight, new bias. Where it 
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -98,6 +99,21 @@ def lofit(x: Tensor, y: Tensor, a) -> Tensor:
     return y * (1 + a.a.flatten())
 
 
+def routed(x: Tensor, y: Tensor, a) -> Tensor:
+    up, down = a.site.parts["up"], a.site.parts["down"]
+    said = torch.zeros_like(y)
+    for row, place in itertools.product(*map(range, x.shape[:2])):
+        t = x[row, place]
+        scores = a.R @ t + a.c
+        taken = sorted(range(4), key=lambda b: -float(scores[b]))[:2]
+        weights = 2 * scores[taken].softmax(0)
+        for b, w in zip(taken, weights, strict=True):
+            units = torch.arange(up.outputs).chunk(4)[b]
+            hidden = torch.nn.functional.gelu(up.weight[units] @ t + up.bias[units])
+            said[row, place] += w * down.weight[:, units] @ hidden
+    return said + down.bias
+
+
 def fuse(x: Tensor, y: Tensor, a) -> Tensor:
     z = [m(x, y) for m in a.members]
     q = y @ a.query.weight.T + a.query.bias
@@ -125,6 +141,7 @@ PLACE_LINES = {
     "apt": ({"length": 5, "rank": 2}, apt),
     "reft": ({"rank": 2, "places": [1, 2]}, reft),
     "lofit": ({}, lofit),
+    "routed": ({"blocks": 4, "active": 2}, routed),
     "average": ({"weights": [1.0, 3.0]}, lambda W, b, a: (
         W + sum(w * 8 * m.B @ m.A for w, m in zip((0.25, 0.75), a.members, strict=True)), b)),
     "fuse": ({"dim": 3}, fuse),

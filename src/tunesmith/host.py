@@ -16,10 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError, RunError
+from .forwards import Attention, Forward, Tokens
 from .masks import EntryMask
 from .masks._weights import check_roles
+from .models import attention
 from .models.anatomy import Anatomy, Site, Weight, untie
-from .models.reach import enter, listen, reach
+from .models.around import layer as around_layer
+from .models.reach import Instead, enter, listen, reach
 from .patches import Patch
 
 
@@ -55,6 +58,7 @@ class Host(nn.Module):
         self._rule: EntryMask | None = None
         self._resting: set[str] = set()
         self._watched: Tensor | bool = False
+        self._left_out: dict[Any, str] = {}
         self.reads = False
         self._given: Tensor | None = None
         self.head_rows: Tensor | None = None
@@ -130,6 +134,7 @@ class Host(nn.Module):
         self._sites[key] = site
         if getattr(adapter, "composes", False):
             self._compose(key, adapter, stack)
+        self._check_computed(name, site, replaces=adapter.replaces)
         if adapter.reads and not self.reads:
             listen(self.anatomy.select(["input"])[0], self._see)
             self.reads = True
@@ -138,7 +143,36 @@ class Host(nn.Module):
             self._hooks[site.path] = reach(self.model, site, functools.partial(self._act, site.path), lambda: self._on)
             if site.kind == "linear":
                 self._hooks[site.path].append(enter(site, functools.partial(self._enter, site.path)))
+        if adapter.replaces and stack[0] == key:
+            compute = functools.partial(self._instead, site.path)
+            self._hooks[site.path].append(Instead(site, compute, functools.partial(self._replacing, site.path)))
         return key
+
+    def _check_computed(self, name: str, site: Site, *, replaces: bool) -> None:
+        """No adapter may act on a matrix that another one leaves out.
+
+        Raises:
+            InputError: one does.
+        """
+        if replaces:
+            adapted = [p.path for p in site.parts.values() if p.path in self._stacks]
+            if adapted:
+                raise InputError(f"adapter {name} leaves out {adapted[0]}, which an adapter before it acts on",
+                                 fix="give that one other targets, e.g. [attention.*]")  # fmt: skip
+            self._left_out |= {p.module: name for p in site.parts.values()}
+        elif not site.place and site.module in self._left_out:
+            raise InputError(f"adapter {name} acts on {site.path}, which adapter {self._left_out[site.module]} leaves out",
+                             fix=f"give {name} other targets, e.g. [attention.*]")  # fmt: skip
+
+    def _replacing(self, path: str) -> bool:
+        """Whether the lowest adapter of a sub-layer stands in the place of its matrices at the moment."""
+        lowest: Any = self.adapters[self._stacks[path][0]]
+        return bool(lowest.replaces) and self._on and self._watched is False
+
+    def _instead(self, path: str, x: Tensor) -> Tensor:
+        adapter: Any = self.adapters[self._stacks[path][0]]
+        said: Tensor = adapter(x, x)
+        return said
 
     def _compose(self, key: str, adapter: Any, stack: list[str]) -> None:
         """Hand an adapter those that stand on its site; from here on it alone calls them."""
@@ -166,7 +200,7 @@ class Host(nn.Module):
     def _act(self, path: str, x: Tensor, y: Tensor) -> Tensor:
         if self._entering(path) is not None:
             return y
-        for key in self._stacks[path]:
+        for key in self._stacks[path][self._replacing(path) :]:
             rows = self._sites[key].rows
             if rows is None:
                 y = self._through(key, x, y)
@@ -196,6 +230,32 @@ class Host(nn.Module):
             elif new.requires_grad:
                 new.register_hook(lambda g: adapter.observe(*seen, _places(g, self._watched if inside else True)))
         return new
+
+    def compute(self, name: str, way: Forward) -> None:
+        """Let a way to compute less stand around its layers or attentions, whenever the model trains and is not off.
+
+        Args:
+            name: of the way, for messages.
+            way: says which layers, and what is left out.
+
+        Raises:
+            InputError: no layer is left for it, or the model computes these places in a way of its own.
+        """
+        sites = [s for s in self.anatomy.select([way.site], way.layers) if s.layer is not None]
+        inner = [s for s in sites if way.ends <= (s.layer or 0) < self.anatomy.layers(s.stack) - way.ends]
+        if not inner:
+            raise InputError(f"forward {name} leaves no layer of {type(self.model).__name__}",
+                             fix=f"set forward.{name}.ends below {way.ends}")  # fmt: skip
+        owners = {(s.stack, s.layer): s.module for s in self.anatomy.places if s.role == "attention.keys"}
+
+        def on() -> bool:
+            return self._on and self.training
+
+        for site in inner:
+            if isinstance(way, Tokens):
+                around_layer(self.model, site, owners[site.stack, site.layer], way.choose, on)
+            elif isinstance(way, Attention):
+                attention.compute(self.model, site.module, way.attend, on)
 
     # ------------------------------------------------------------------ what happens before and while it trains
 
@@ -287,6 +347,10 @@ class Host(nn.Module):
         finally:
             self.head_rows = None
             handle.remove()
+
+    def look_again(self) -> None:
+        """Take note of the model's tensors anew, where something has put others in their place."""
+        self.anatomy = Anatomy(self.model, self.anatomy.fresh)
 
     def forward(self, *, given: Tensor | None = None, **batch: Any) -> Any:
         """The model's output for a batch, with everything that is attached.

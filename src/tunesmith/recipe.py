@@ -156,6 +156,9 @@ class Recipe(_Strict):
     mask: Annotated[Chosen | None, _one("mask")] = Field(default=None, description="which own weights move")
     loss: Annotated[list[Chosen], _several("loss")] = Field([], description="terms that add up; none takes the task's")
     gradient: Annotated[Chosen, _one("gradient")] = Field("backprop", validate_default=True)
+    forward: Annotated[list[Chosen], _several("forward")] = Field(
+        [], description="how much of the model a training step computes; none takes all of it"
+    )
     optimizer: Annotated[list[Chosen], _several("optimizer")] = Field(
         ["clip_norm", "adamw"], validate_default=True, description="a chain: transforms, then the rule that steps"
     )
@@ -168,6 +171,9 @@ class Recipe(_Strict):
     )
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")
+    sharded: bool = Field(
+        False, description="several processes share the model out (FSDP2): each keeps its part of the weights"
+    )
     memory: str | None = Field(
         None, description="most memory of the process, e.g. 2GB: micro-batch and recomputation are chosen to fit it"
     )

@@ -94,9 +94,18 @@ class Lab:
     def untuned(self, recipe: Recipe) -> Any:
         from ..run.carry_out import untuned
 
+        return untuned(self._known(recipe))
+
+    def loop(self, recipe: Recipe) -> Any:
+        from ..run.carry_out import unbegun
+
+        return unbegun(self._known(recipe))
+
+    def _known(self, recipe: Recipe) -> Prepared:
+        """The prepared rows of a recipe with the recipe itself, of which recipes that share rows know nothing."""
         known = self.prepared(recipe)
         filled = {"base": known.base.name, "length": known.recipe.length.model_dump()}
-        return untuned(replace(known, recipe=recipe.updated(filled)))
+        return replace(known, recipe=recipe.updated(filled))
 
     def tuned(self, recipe: Recipe) -> Path:
         """Kept in the cache: weights are large, and can be made again."""

@@ -32,9 +32,11 @@ from .health import WATCHED, Watch
 from .memory import is_out_of_memory, peak_bytes
 from .precision import arithmetic
 from .processes import ALONE, Processes
+from .sharding import Gathered, Parting, own, parted, whole, wholes
 from .step import Step, Words, count_units
 from .step_log import StepLog, replay, why_no_log
 from .streaming import Stream
+from .tuning import Tuner
 
 
 class Rows(Protocol):
@@ -107,7 +109,8 @@ class Work:
         mask: which of the model's own weights move, where the choice is made or changes in training.
         together: the processes that share every step's rows.
         words: makes ids of a text, for terms that put words around rows.
-        held_out: encoded validation rows, for terms that ask what a step does to them.
+        held_out: encoded validation rows, for terms that ask what a step does to them and adapters that tune values on them.
+        sharded: whether the model has been shared out between the processes (`sharding`).
     """
 
     host: Host
@@ -133,6 +136,7 @@ class Work:
     together: Processes = ALONE
     words: Words | None = None
     held_out: Rows | None = None
+    sharded: bool = False
 
 
 @dataclass
@@ -177,6 +181,7 @@ class Loop:
         self.stream: Stream | None = None
         self._stopping = False
         self.chooser = Chooser(self)
+        self.tuner = Tuner(self)
         if work.together.count > 1:
             self._check_together()
         if self.chooser.settled:
@@ -382,6 +387,7 @@ class Loop:
         if self.work.together.count > 1:
             torch.manual_seed(seed)  # what is drawn from here on must be the same everywhere
         self.chooser.after_backward()
+        self.tuner.after_backward()
         value = float(loss)
         if not math.isfinite(value):
             raise RunError(self._blame(indices, value))
@@ -390,7 +396,7 @@ class Loop:
             raise RunError(f"step {self.state.step + 1}: the gradient of {broken[0]} is not finite (loss {value:.4g})")
         figures: dict[str, Any] = self.stream.figures() if self.stream else {}
         for transform in () if self.stream else self.work.transforms:
-            figures |= {k: float(v) for k, v in transform(list(self.parameters.values())).items()}
+            figures |= {k: float(whole(v)) for k, v in transform(list(self.parameters.values())).items()}
         if odd := [name for name, figure in figures.items() if not math.isfinite(figure)]:
             raise RunError(
                 f"step {self.state.step + 1}: {odd[0]} is {figures[odd[0]]} at loss {value:.4g}; lower the rate"
@@ -428,7 +434,7 @@ class Loop:
         tokens = int(self.work.rows.lengths[indices].sum())
         if together.count == 1:
             return loss, units, tokens
-        together.add(parameters)
+        together.add(own(parameters))
         return together.sum(loss), units, tokens
 
     def _count(self, mine: np.ndarray) -> tuple[int, int]:
@@ -452,14 +458,27 @@ class Loop:
                     _check_single(batches)
                 over = (1, 1) if self.work.gradient.sums else (units, rows)
                 losses = [self.closure(batch, over[0], rows=over[1]) for batch in batches]
+                losses += self._fillers(len(losses))
                 return self._ask(losses) / (units / over[0]), units
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                if self.work.sharded:
+                    raise RunError(f"step {self.state.step + 1}: memory ran out, and the others wait for this process; "
+                                   "lower batch.tokens") from error  # fmt: skip
                 if self.stream and self.stream.moved:
                     raise RunError(f"step {self.state.step + 1}: memory ran out when some weights had moved already; "
                                    "lower batch.rows or length.max") from error  # fmt: skip
                 self._shrink(indices)
+
+    def _fillers(self, count: int) -> list[Callable[[], Tensor]]:
+        """Passes without weight, where the model is shared out and another process has more micro-batches: all have to
+        take part in each."""
+        missing = self.work.together.most(count) - count if self.work.sharded else 0
+        if not missing:
+            return []
+        filler = self.closure(self.work.collate(self.work.rows.take(np.arange(1))), 1, rows=1)
+        return [lambda: 0.0 * filler()] * missing
 
     def _ask(self, losses: list[Callable[[], Tensor]]) -> Tensor:
         parameters = list(self.parameters.values())
@@ -638,8 +657,10 @@ class Loop:
         }
         if self.logged:
             tensors = self.log.tensors()
-        optimizer = None if self.logged else self.optimizer
+        optimizer: checkpoint.Stateful | None = None if self.logged else self.optimizer
         path = checkpoint.at(self.work.folder, self.state.step)
+        if self.work.sharded:
+            tensors, optimizer = wholes(tensors), Gathered(self.optimizer)
         if self.work.together.first:
             checkpoint.save(self.work.folder, self.state.step, tensors, optimizer, asdict(self.state))
         self.work.together.wait()
@@ -663,9 +684,12 @@ class Loop:
             self.state = State(**{**known, "stopped": ""})
             replay(self, log)
         else:
-            self._load({k: v for k, v in tensors.items() if not k.startswith(("best.", "mask."))}, training=True)
+            here = self._tensors(training=True)
+            kept = {k: v for k, v in tensors.items() if not k.startswith(("best.", "mask."))}
+            self._load({k: parted(v, here[k]) if k in here else v for k, v in kept.items()}, training=True)
             self._build()
-            checkpoint.load_optimizer(path, self.optimizer, facts["optimizer"])
+            optimizer = Parting(self.optimizer) if self.work.sharded else self.optimizer
+            checkpoint.load_optimizer(path, optimizer, facts["optimizer"])
             self._best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
             self.state = State(**{**known, "stopped": ""})
         self._saved_at = self.state.seconds

@@ -93,6 +93,9 @@ class Lab(Protocol):
     def untuned(self, recipe: Any) -> Any:
         """The model as training begins, with its head and parts, and how rows are read (`tunesmith.engine.predict.Reading`)."""
 
+    def loop(self, recipe: Any) -> Any:
+        """The loop of a training that has not begun and writes nothing (`tunesmith.engine.loop.Loop`)."""
+
     def tuned(self, recipe: Any) -> Path:
         """The folder of a finished run of this recipe, for what needs weights; carried out where it is missing."""
 

@@ -1,14 +1,16 @@
-"""Extra keys and values in front of those that an attention computes itself.
+"""Extra keys and values in front of those that an attention computes itself, and other ways to compute it.
 
 Through transformers' own extension point: an attention function and its mask function registered under a name. Without
-extra keys it is scaled-dot-product attention unchanged, to the bit. The cache never holds the extra keys, so
+extra keys and other ways it is scaled-dot-product attention unchanged, to the bit. The cache never holds the extra keys, so
 generation needs nothing more.
 """
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,14 +23,83 @@ NAME = "tunesmith_sdpa"
 _EXTRA: weakref.WeakKeyDictionary[Any, Callable[[Tensor], Tensor | None]] = weakref.WeakKeyDictionary()
 
 
-class Extension:
-    """The extra keys of one attention; `remove` takes them away."""
+@dataclass(frozen=True)
+class Asked:
+    """What an attention is asked to compute.
 
-    def __init__(self, module: Any):
-        self.module = module
+    Attributes:
+        query: (rows, heads, length, size).
+        key, value: (rows, heads of keys, places, size).
+        mask: bool, or numbers that are added to the scores, (rows or 1, heads or 1, length, places); None where every query
+            sees all places, or where it is causal.
+        causal: whether each query sees the places up to its own alone.
+        scale: factor of the scores.
+        dropout: share of the weights that is dropped.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    causal: bool
+    scale: float
+    dropout: float
+
+    def sees(self) -> Tensor:
+        """Which places each query sees, bool of shape (rows, length, places); the same for all heads."""
+        rows, length, places = len(self.query), self.query.shape[2], self.key.shape[2]
+        if self.mask is None:
+            seen = torch.ones(length, places, dtype=torch.bool, device=self.query.device)
+            return (seen.tril(places - length) if self.causal else seen).expand(rows, -1, -1)
+        bare = self.mask if self.mask.dtype == torch.bool else self.mask > torch.finfo(self.mask.dtype).min / 2
+        return bare[:, 0, :, :places].expand(rows, -1, -1)
+
+
+Way = Callable[[Asked], Tensor]
+"""From what is asked to the heads' outputs (rows, heads, length, size)."""
+
+_WAYS: weakref.WeakKeyDictionary[Any, tuple[Way, Callable[[], bool]]] = weakref.WeakKeyDictionary()
+
+
+class Extension:
+    """What was added to one attention; `remove` takes it away."""
+
+    def __init__(self, module: Any, kept: weakref.WeakKeyDictionary[Any, Any] = _EXTRA):
+        self.module, self._kept = module, kept
 
     def remove(self) -> None:
-        _EXTRA.pop(self.module, None)
+        self._kept.pop(self.module, None)
+
+
+def compute(model: Any, module: Any, way: Way, on: Callable[[], bool]) -> Extension:
+    """Let ``way`` compute an attention whenever ``on`` says so.
+
+    Raises:
+        InputError: this model computes its attention in a way of its own, or another way is there already.
+    """
+    _switch(model)
+    if module in _WAYS:
+        raise InputError("two ways compute the same attention", where="forward", fix="leave one out")
+    _WAYS[module] = (way, on)
+    return Extension(module, _WAYS)
+
+
+@contextlib.contextmanager
+def listening(model: Any, module: Any, hear: Way) -> Iterator[None]:
+    """Inside this block ``hear`` stands in the place of an attention; it may end the pass by an exception.
+
+    Raises:
+        InputError: this model computes its attention in a way of its own.
+    """
+    _switch(model)
+    before = _WAYS.get(module)
+    _WAYS[module] = (hear, lambda: True)
+    try:
+        yield
+    finally:
+        del _WAYS[module]
+        if before is not None:
+            _WAYS[module] = before
 
 
 def extend(
@@ -79,11 +150,28 @@ def _switch(model: Any) -> None:
             if (bias := named.get("position_bias")) is not None:
                 named["position_bias"] = F.pad(bias, (given.shape[-2], 0))
             named["is_causal"] = False
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **named)
+        way, on = _WAYS.get(module, (None, None))
+        if way is None or on is None or not on():
+            return sdpa_attention_forward(module, query, key, value, attention_mask, **named)
+        return way(_asked(module, query, key, value, attention_mask, named)).transpose(1, 2).contiguous(), None
 
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
+
+
+def _asked(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, named: Mapping[str, Any]
+) -> Asked:
+    if named.get("position_bias") is not None:
+        raise InputError(f"{type(module).__name__} adds a bias of its own to the scores", where="forward",
+                         expected="an attention without one")  # fmt: skip
+    causal, scale = named.get("is_causal"), named.get("scaling")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    return Asked(
+        query, key, value, mask, bool(causal) and mask is None and query.shape[2] > 1,
+        query.shape[-1] ** -0.5 if scale is None else scale, named.get("dropout", 0.0),
+    )  # fmt: skip
 
 
 def _joined(
