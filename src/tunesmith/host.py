@@ -19,6 +19,7 @@ from .errors import InputError, RunError
 from .masks import EntryMask
 from .masks._weights import check_roles
 from .models.anatomy import Anatomy, Site, Weight, untie
+from .models.packing import Packer
 from .models.reach import enter, reach
 from .patches import Patch
 
@@ -50,6 +51,7 @@ class Host(nn.Module):
         self._resting: set[str] = set()
         self._watched: Tensor | bool = False
         self.head_rows: Tensor | None = None
+        self.packer: Packer | None = None
         self.train_only()
 
     # ------------------------------------------------------------------ attaching
@@ -259,6 +261,26 @@ class Host(nn.Module):
         finally:
             self.head_rows = None
             handle.remove()
+
+    def pack(self) -> None:
+        """From here on the trunk reads the rows of a batch end to end (`tunesmith.models.packing`); what is attached later
+        to its input would see them so.
+
+        Raises:
+            InputError: the model cannot.
+        """
+        if self.packer is None:
+            self.packer = Packer(self.model, next((s for s in self.anatomy.places if s.kind == "input"), None))
+
+    @property
+    def packs(self) -> bool:
+        """Whether batches are read without their padding."""
+        return self.packer is not None and self.packer.on
+
+    @property
+    def lengthened(self) -> bool:
+        """Whether something attached adds tokens, keys or values of its own."""
+        return any(site.kind in ("input", "attention") for site in self._sites.values())
 
     def forward(self, **batch: Any) -> Any:
         """The model's output for a batch, with everything that is attached."""

@@ -221,6 +221,9 @@ class Loop:
         if gradient.entries and work.host.patches:
             raise InputError(f"the mask moves single entries, and for this gradient {gradient.entries}",
                              fix="choose a mask of whole tensors, or gradient backprop")  # fmt: skip
+        if gradient.sums and work.host.packs:
+            raise InputError("gradient private needs each row apart, and packing lays them end to end",
+                             fix="leave packing out")  # fmt: skip
         plan = Plan(len(work.rows), work.rows_per_step, self.total_steps, _reversible(self.optimizer))
         self.notes = gradient.begin(work.host, plan)
         reason = why_no_log(self)
@@ -346,7 +349,12 @@ class Loop:
         """The micro-batches of the first epoch."""
         lengths = self.work.rows.lengths
         for indices in epoch_steps(lengths, self.work.rows_per_step, seed=self.work.seed, epoch=0):
-            yield from micro_batches(indices, lengths, self.state.micro_tokens)
+            yield from self._cut(indices)
+
+    def _cut(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """A step's rows as micro-batches."""
+        work = self.work
+        return micro_batches(indices, work.rows.lengths, self.state.micro_tokens, packed=work.host.packs)
 
     def _remaining_steps(self) -> Iterator[np.ndarray]:
         """The rows of every step from here on, epoch after epoch; a resumed run goes on where it was."""
@@ -430,10 +438,7 @@ class Loop:
         """Fill the gradients for this process's rows; when memory runs out, again in smaller micro-batches."""
         while True:
             try:
-                batches = [
-                    self.work.collate(self.work.rows.take(group))
-                    for group in micro_batches(indices, self.work.rows.lengths, self.state.micro_tokens)
-                ]
+                batches = [self.work.collate(self.work.rows.take(group)) for group in self._cut(indices)]
                 units = sum(count_units(b["labels"], self.work.head) for b in batches) if units is None else units
                 rows = sum(len(b["labels"]) for b in batches) if rows is None else rows
                 self.chooser.compare(batches, units)

@@ -175,7 +175,7 @@ def _map(
     """``function`` of every batch, with the places in ``chosen`` of its rows; rows of like length go together."""
     reading.host.eval()
     ranked = np.argsort(-rows.lengths[chosen], kind="stable")
-    for places in micro_batches(ranked, rows.lengths[chosen], reading.tokens):
+    for places in micro_batches(ranked, rows.lengths[chosen], reading.tokens, packed=reading.host.packs):
         yield from _apply(reading, rows, chosen, places, function)
 
 

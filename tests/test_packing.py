@@ -1,0 +1,188 @@
+"""Packed rows: the same logits and gradients as padded ones, on every family that can; the others are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from test_engine import Table, collate, table, work
+from tiny import DECODERS, tiny
+from tunesmith import parts
+from tunesmith.engine.batches import micro_batches
+from tunesmith.engine.loop import Loop
+from tunesmith.engine.packed import check
+from tunesmith.engine.passes import ACTIVATIONS, STATES
+from tunesmith.engine.predict import Reading, read
+from tunesmith.engine.step import Step
+from tunesmith.errors import InputError
+from tunesmith.host import Host
+from tunesmith.models import packing
+
+PACKS = ("bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "llama", "qwen", "gemma3", "opt")
+LENGTHS = (3, 30, 17, 1, 24, 5)
+"""Longer than the tiny models' windows of 16 tokens, in no order, of several blocks."""
+
+
+def rows(family: str, lengths: tuple[int, ...] = LENGTHS) -> Table:
+    random = np.random.default_rng(1)
+    found = []
+    for n in lengths:
+        ids = random.integers(5, 100, n).tolist()
+        labels: Any = [-100, *ids[1:]] if family in DECODERS else ids[0] % 3
+        found.append({"input_ids": ids, "labels": labels})
+    return Table(found)
+
+
+def both_ways(family: str, attach: str | None = None, **asked: Any) -> list[tuple[Step, dict[str, Tensor]]]:
+    """The step and the gradients of everything, padded and packed."""
+    found = []
+    for packed in (False, True):
+        made = work(family, adapter=attach, mask="everything")
+        if packed:
+            made.host.pack()
+        data = rows(family)
+        step = Step(made.host, collate(data.take(np.arange(len(data)))), made.head, **asked)
+        made.losses[0](step).backward()
+        found.append((step, {n: p.grad for n, p in made.host.trainable().items() if p.grad is not None}))
+    return found
+
+
+@pytest.mark.parametrize("attach", [None, "prompt_tuning", "prefix_tuning"])
+@pytest.mark.parametrize("family", PACKS)
+def test_packed_is_padded(family: str, attach: str | None) -> None:
+    (padded, theirs), (packed, ours) = both_ways(family, attach)
+    torch.testing.assert_close(packed.logits, padded.logits, rtol=1e-5, atol=1e-5)
+    there = padded.attended
+    torch.testing.assert_close(packed.main.hidden[there], padded.main.hidden[there], rtol=1e-5, atol=1e-5)
+    assert ours.keys() == theirs.keys()
+    scale = max(float(g.abs().max()) for g in theirs.values())
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-5, atol=1e-5 * max(1, scale), msg=name)
+
+
+@contextmanager
+def leaking() -> Iterator[None]:
+    """Attention over the whole sequence, as if the rows were one text."""
+    before = packing.attend
+
+    def one(plan: Any, masks: Any, query: Tensor, key: Tensor, value: Tensor, inner: Any) -> Tensor:
+        return inner(query, key, value, None)
+
+    packing.attend = one  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        packing.attend = before
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_leak_between_rows_is_seen(family: str) -> None:
+    made = work(family)
+    made.host.pack()
+    reading = Reading(made.host, collate, made.head)
+    assert check(reading, rows(family)) < 1e-5
+    with leaking(), pytest.raises(InputError, match="says something else of packed rows"):
+        check(reading, rows(family))
+
+
+@pytest.mark.parametrize("family", ["t5", "deberta-v2"])
+def test_what_cannot_pack_says_so(family: str) -> None:
+    with pytest.raises(InputError, match="leave packing out"):
+        Host(tiny(family)).pack()
+
+
+def test_a_model_that_counts_places_itself_is_found_out() -> None:
+    made = work("bert")
+    made.host.pack()
+    assert made.host.packer is not None
+    made.host.packer._positions = lambda ids, embeddings: torch.zeros_like(ids)  # type: ignore[method-assign,assignment]
+    with pytest.raises(InputError, match="packing: BertForSequenceClassification says something else"):
+        check(Reading(made.host, collate, made.head), rows("bert"))
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_what_a_loss_looks_at_is_spread_again(family: str) -> None:
+    (padded, _), (packed, _) = both_ways(family, keep={STATES, ACTIVATIONS})
+    there = padded.attended
+    for name in ("states", "activations"):
+        for mine, theirs in zip(getattr(packed, name), getattr(padded, name), strict=True):
+            assert mine.shape == theirs.shape
+            torch.testing.assert_close(mine[there], theirs[there], rtol=1e-5, atol=1e-5)
+    shift = padded.draw(padded.embeddings.shape[-1])
+    torch.testing.assert_close(packed.run(shift=shift).logits, padded.run(shift=shift).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_recomputed_layers_find_their_rows(family: str) -> None:
+    gradients = []
+    for recompute in (False, True):
+        made = work(family)
+        made.host.pack()
+        if recompute:
+            made.host.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        made.host.train()
+        loop = Loop(made)
+        torch.manual_seed(0)
+        loop._gradient(np.arange(8))
+        gradients.append({n: p.grad.clone() for n, p in loop.parameters.items() if p.grad is not None})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+
+
+def test_training_packed_is_training_padded() -> None:
+    weights = []
+    for packed in (False, True):
+        made = work("llama", tokens=64)
+        if packed:
+            made.host.pack()
+        loop = Loop(made)
+        for _ in loop:
+            pass
+        weights.append({n: p.detach() for n, p in loop.parameters.items()})
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_reading_packed_is_reading_padded(family: str) -> None:
+    made = work(family)
+    found = []
+    for _ in range(2):
+        found.append(read(Reading(made.host, collate, made.head, tokens=64), made.rows))
+        made.host.pack()
+    np.testing.assert_allclose(found[1].logits, found[0].logits, atol=1e-5)
+    np.testing.assert_allclose(found[1].loss, found[0].loss, rtol=1e-5)
+
+
+def test_packed_micro_batches_count_no_padding() -> None:
+    lengths = np.array([9, 1, 1, 1, 8, 3, 20])
+    cut = list(micro_batches(np.arange(7), lengths, 12, packed=True))
+    assert sorted(i for group in cut for i in group) == list(range(7))
+    assert [int(lengths[g].sum()) for g in cut] == [20, 9, 12, 2]
+    assert all(len(g) == 1 or lengths[g].sum() <= 12 for g in cut)
+
+
+def test_gradients_of_single_rows_do_not_fit() -> None:
+    made = work("bert", gradient=parts.find("gradient", "private").choose({"epsilon": 8.0}).build())
+    made.host.pack()
+    with pytest.raises(InputError, match="leave packing out"):
+        Loop(made)
+
+
+def test_holes_and_full_batches_are_read_as_they_are() -> None:
+    device = torch.device("cpu")
+    assert packing.Packing.of(torch.tensor([[1, 0, 1], [1, 1, 1]])) is None
+    assert packing.Packing.of(torch.tensor([[0, 1, 1], [1, 1, 1]])) is None
+    assert packing.Packing.of(torch.ones(2, 3)) is None
+    made = packing.Packing.of(torch.tensor([[1, 1, 0], [1, 1, 1]]))
+    assert made is not None and made.tokens == 5 and made.places.tolist() == [0, 1, 3, 4, 5]
+    x = torch.arange(6.0).reshape(2, 3, 1)
+    spread = made.spread(made.pack(x))
+    assert spread.flatten().tolist() == [0, 1, 0, 3, 4, 5] and spread.device == device
+    assert table("lm").lengths.min() > 1
