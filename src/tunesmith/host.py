@@ -244,20 +244,28 @@ class Host(nn.Module):
         self.origin = {n: p.detach().clone() for n, p in self.trainable().items() if n.startswith("model.")}
 
     @contextlib.contextmanager
-    def head_only_at(self, places: Tensor) -> Iterator[None]:
+    def head_only_at(self, places: Tensor, first: int | None = None) -> Iterator[list[Tensor]]:
         """Inside this block a language model's head is applied only at these places: its logits are (places, vocabulary).
 
         Args:
             places: mask over (rows, length) of the head's input; ``head_rows`` says whose each place is, (places,).
+            first: apply it only to so many of them, the first ones.
+
+        Yields:
+            What the head would read at all of them, (places, size), pass by pass.
         """
+        found: list[Tensor] = []
 
         def select(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (inputs[0][places], *inputs[1:])
+            chosen = inputs[0][places]
+            if first is not None:
+                found.append(chosen)
+            return (chosen[:first], *inputs[1:])
 
         handle = self.model.get_output_embeddings().register_forward_pre_hook(select)
         self.head_rows = places.nonzero()[:, 0]
         try:
-            yield
+            yield found
         finally:
             self.head_rows = None
             handle.remove()

@@ -163,6 +163,14 @@ class Recipe(_Strict):
     )
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")
+    packing: bool = Field(False, description="rows go through the layers end to end, not padded: the same result")
+    chunked_loss: bool = Field(
+        False, description="a language model's logits are made and let go of in chunks: less memory, the same result"
+    )
+    cache_activations: Literal[False, True, "no_dropout"] = Field(
+        False,
+        description="what lies below all that trains is computed once; no_dropout: and nothing is dropped out there",
+    )
     memory: str | None = Field(
         None, description="most memory of the process, e.g. 2GB: micro-batch and recomputation are chosen to fit it"
     )

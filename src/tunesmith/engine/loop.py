@@ -24,12 +24,13 @@ from ..losses import Loss
 from ..masks import Mask, Moment
 from ..optimizers import Stepper, Transform
 from ..schedules import Schedule
-from . import checkpoint
+from . import checkpoint, chunked
 from .batches import epoch_steps, micro_batches
 from .choosing import Chooser
 from .components import components, layers_above
 from .health import WATCHED, Watch
 from .memory import is_out_of_memory, peak_bytes
+from .passes import as_in_use
 from .precision import arithmetic
 from .processes import ALONE, Processes
 from .step import Step, Words, count_units
@@ -107,6 +108,7 @@ class Work:
         mask: which of the model's own weights move, where the choice is made or changes in training.
         together: the processes that share every step's rows.
         words: makes ids of a text, for terms that put words around rows.
+        chunked: whether a language model's logits are made in chunks, where cross-entropy alone is asked.
     """
 
     host: Host
@@ -131,6 +133,7 @@ class Work:
     mask: Mask | None = None
     together: Processes = ALONE
     words: Words | None = None
+    chunked: bool = False
 
 
 @dataclass
@@ -180,6 +183,7 @@ class Loop:
         if self.chooser.settled:
             self._build()
         self.observed = False
+        self.chunks = self._may_chunk()
         self._saved_at = 0.0
 
     def _check_together(self) -> None:
@@ -283,6 +287,8 @@ class Loop:
 
     def choose(self) -> Iterator[dict[str, Any]]:
         """Let the mask choose what trains, once, from gradients or from a tuning where it needs them."""
+        if self.chunks and not self.state.step:
+            self._see_head()
         self._observe()
         if self.chooser.settled:
             return
@@ -293,6 +299,8 @@ class Loop:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         yield from self.choose()
         yield from ({"event": "note", "text": text} for text in self.notes)
+        if self.work.chunked and not self.chunks:
+            yield {"event": "note", "text": "chunked_loss: loss or model do more with the logits, which are made whole"}
         if not self.state.stopped:
             yield from self._train()
         self._finish()
@@ -478,12 +486,32 @@ class Loop:
                 share = {"units": step.units / max(1, units), "rows": step.rows / (rows or step.rows)}
                 if asks is not None:
                     return asks(step) * share["units"]
-                terms = [term.weight * share[term.mean_over] * term(step) for term in self.work.losses]
+                terms = [term.weight * share[term.mean_over] * self._value(term, step) for term in self.work.losses]
                 if (penalty := self.work.host.penalty()) is not None:
                     terms.append(penalty * share["units"])
                 return torch.stack(terms).sum()
 
         return loss
+
+    def _may_chunk(self) -> bool:
+        """Whether the loss asks for nothing but cross-entropy, and its logits are to be made in chunks."""
+        work = self.work
+        if work.gradient.sums or not chunked.fits(work.losses, work.head):
+            return False
+        longest = int(work.rows.lengths.max()) if len(work.rows) else 0
+        return work.chunked or chunked.too_large(work.host, max(work.tokens, longest))
+
+    def _see_head(self) -> None:
+        """Go back to whole logits where the model does more with them than its head says."""
+        batch = self.work.collate(self.work.rows.take(np.arange(1)))
+        with arithmetic(self.work.dtype, self.device), as_in_use(self.work.host):
+            self.chunks = chunked.is_plain(self._seen(batch))
+
+    def _value(self, term: Loss, step: Step) -> Tensor:
+        """What a term says of a step; in chunks of its places where that was asked for, or whole logits are too large."""
+        if self.chunks and (self.work.chunked or chunked.too_large(self.work.host, step.units)):
+            return chunked.mean_loss(step, term)
+        return term(step)
 
     def _shrink(self, indices: np.ndarray) -> None:
         self.optimizer.zero_grad(set_to_none=True)

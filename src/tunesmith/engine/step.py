@@ -201,6 +201,13 @@ class Step:
         states = layer_states(output) if STATES in keep else []
         return Pass(logits, hidden[-1], self._features, states, activations)
 
+    def before_head(self) -> tuple[Tensor, Tensor]:
+        """What a language model's head reads at each supervised place, (units, size), and the logits at the first of them."""
+        assert self.mask is not None
+        with self.host.head_only_at(self.mask, first=1) as read:
+            output = call(self.host, self._inputs({}), None)
+        return read[0], output.logits
+
     def again(self) -> Tensor:
         """The logits at the same units from another forward pass, which differs where there is dropout."""
         return self.run().logits

@@ -97,7 +97,7 @@ class Packing:
 
     @classmethod
     def of(cls, mask: Tensor) -> Packing | None:
-        """The packing of a batch with this attention mask, (rows, length); None where there is no padding, or not on the right."""
+        """The packing of a batch with this attention mask, (rows, length); None where nothing is padded, or not on the right."""
         known = _TOLD.get()
         if known is not None and len(known[0]) == len(mask):
             lengths = [n + mask.shape[1] - known[1] for n in known[0]]
@@ -193,9 +193,9 @@ def spread(x: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def told(mask: Tensor) -> Iterator[None]:
-    """Inside this block batches of as many rows are as long as this mask says: for tensors that have no values."""
-    token = _TOLD.set((mask.sum(1).tolist(), mask.shape[1]))
+def told(lengths: Sequence[int], width: int) -> Iterator[None]:
+    """Inside this block batches of as many rows have these lengths: for masks that have shapes and no values."""
+    token = _TOLD.set((list(lengths), width))
     try:
         yield
     finally:

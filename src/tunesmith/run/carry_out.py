@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from .. import __version__, artefacts
 from ..data.encode import collator
-from ..engine import processes
+from ..engine import packed, processes
 from ..engine.loop import Budget, Loop, Work
 from ..engine.memory import give_back
 from ..engine.precision import pick
@@ -319,7 +319,10 @@ def _begin(prepared: Prepared, folder: Path, make: Callable[..., Host] = make_ho
     scale = _scale(prepared, host) if task.name == "regress" else Scale()
     collate = _scaled(collator(task, pad if pad is not None else 0), scale)
     dtype = pick(recipe.precision, device())
-    reading = Reading(host, collate, prepared.head, tokens=2 * recipe.batch.tokens, dtype=dtype)
+    tokens, chunks = 2 * recipe.batch.tokens, recipe.chunked_loss
+    reading = Reading(host, collate, prepared.head, tokens=tokens, dtype=dtype, chunked=chunks)
+    if host.packs and make is make_host:
+        packed.check(reading, prepared.encoded["train"])
     return Trained(prepared, host, reading, scale, folder)
 
 
@@ -418,6 +421,7 @@ def _work(made: Trained) -> Work:
         validations=recipe.checks.validations,
         mask=recipe.mask.build() if recipe.mask else None,
         words=made.prepared.reader,
+        chunked=recipe.chunked_loss,
     )
 
 
