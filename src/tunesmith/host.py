@@ -19,6 +19,7 @@ from .errors import InputError, RunError
 from .masks import EntryMask
 from .masks._weights import check_roles
 from .models.anatomy import Anatomy, Site, Weight, untie
+from .models.below import Below
 from .models.packing import Packer
 from .models.reach import enter, reach
 from .patches import Patch
@@ -52,6 +53,7 @@ class Host(nn.Module):
         self._watched: Tensor | bool = False
         self.head_rows: Tensor | None = None
         self.packer: Packer | None = None
+        self.below: Below | None = None
         self.train_only()
 
     # ------------------------------------------------------------------ attaching

@@ -97,7 +97,7 @@ class Packing:
 
     @classmethod
     def of(cls, mask: Tensor) -> Packing | None:
-        """The packing of a batch with this attention mask, (rows, length); None where nothing is padded, or not on the right."""
+        """The packing of a batch with this attention mask, (rows, length); None where no row is padded on the right only."""
         known = _TOLD.get()
         if known is not None and len(known[0]) == len(mask):
             lengths = [n + mask.shape[1] - known[1] for n in known[0]]

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import (
 from torch.nn import functional as F
 
 from ..engine import chunked
+from ..engine.activations import WithStates
 from ..engine.batches import epoch_steps, micro_batches
 from ..engine.loop import Loop, Rows, Work
 from ..engine.precision import arithmetic
@@ -61,6 +62,7 @@ class Footprint:
         trained: bytes of what the run changes.
         moments: bytes of the optimizer's state.
         rows, length: of the largest micro-batch.
+        cached: bytes of hidden states that are kept on disk.
     """
 
     phases: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -72,6 +74,7 @@ class Footprint:
     moments: int = 0
     rows: int = 0
     length: int = 0
+    cached: int = 0
 
     @property
     def phase(self) -> str:
@@ -111,7 +114,8 @@ def footprint(work: Work, held_out: Sequence[Rows], mode: FakeTensorMode) -> Foo
         RunError: a part asks for values that only data could tell.
     """
     shapes = _shapes(work)
-    found = Footprint(tokens=sum(s.tokens for s in shapes), passes=len(shapes))
+    cached = work.rows.states.bytes if isinstance(work.rows, WithStates) else 0
+    found = Footprint(tokens=sum(s.tokens for s in shapes), passes=len(shapes), cached=cached)
     found.phases["loading"] = {"weights": _bytes(_weights(work).values())}
     for shape in _largest(shapes, work.rows):
         _train(found, work, shape, mode)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from .. import __version__, artefacts
 from ..data.encode import collator
 from ..engine import packed, processes
+from ..engine.activations import without_lower
 from ..engine.loop import Budget, Loop, Work
 from ..engine.memory import give_back
 from ..engine.precision import pick
@@ -102,7 +103,7 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
     held_out = held_out_rows(prepared)
     started = time.perf_counter()
     before = _before(made, held_out)
-    work = _work(made)
+    work = _work(made, hear)
     _train(made, work, hear)
     after = _after(made, held_out)
     _save(made)
@@ -180,7 +181,7 @@ def score(recipe: Recipe, folder: Path, *, listen: Listener) -> Scored:
         listen(event)
 
     started = time.perf_counter()
-    work = _work(made)
+    work = _work(made, hear)
     _train(made, work, hear)
     after = _after(made, held_out_rows(prepared))
     state = made.host.state()
@@ -390,8 +391,8 @@ def _texts(made: Trained, written: np.ndarray) -> dict[str, Any]:
     return {"answers": Answers([prepared.task.target(r) for r in rows], texts), "stopped": stopped, "rows": rows}
 
 
-def _work(made: Trained) -> Work:
-    """What the loop is given."""
+def _work(made: Trained, hear: Listener = lambda event: None) -> Work:
+    """What the loop is given; ``hear`` hears what is computed ahead."""
     recipe, task = made.prepared.recipe, made.prepared.task
     losses = recipe.loss or [find("loss", task.loss).choose()]
     terms = [c.build() for c in losses]
@@ -399,7 +400,7 @@ def _work(made: Trained) -> Work:
     *transforms, stepper = recipe.optimizer
     rate = rate_of(recipe)
     validation = made.prepared.encoded["validation"]
-    return Work(
+    work = Work(
         host=made.host,
         rows=made.prepared.encoded["train"],
         collate=made.reading.collate,
@@ -423,6 +424,9 @@ def _work(made: Trained) -> Work:
         words=made.prepared.reader,
         chunked=recipe.chunked_loss,
     )
+    if recipe.cache_activations is False:
+        return work
+    return without_lower(work, recipe.cache_activations, lambda text: hear({"event": "note", "text": text}))
 
 
 def _validation_loss(made: Trained, rows: Any) -> float:
