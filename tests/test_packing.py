@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from test_engine import Table, collate, table, work
 from tiny import DECODERS, tiny
 from tunesmith import parts
 from tunesmith.engine.batches import micro_batches
+from tunesmith.engine.generate import Sampling, generate
 from tunesmith.engine.loop import Loop
 from tunesmith.engine.packed import check
 from tunesmith.engine.passes import ACTIVATIONS, STATES
@@ -186,3 +188,65 @@ def test_holes_and_full_batches_are_read_as_they_are() -> None:
     spread = made.spread(made.pack(x))
     assert spread.flatten().tolist() == [0, 1, 0, 3, 4, 5] and spread.device == device
     assert table("lm").lengths.min() > 1
+
+
+PROMPTS = [[5, 6, 7], [8] * 40, [9], list(range(10, 30)), [31, 32]]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen", "gemma3", "opt"])
+def test_prepacked_prompts_are_continued_alike(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(tiny(family)).eval()
+    plain = said(host)
+    host.pack()
+    filled = fills(host, monkeypatch)
+    assert said(host) == plain
+    assert filled == [sum(len(p) - 1 for p in PROMPTS)], "the prompts are read once, without padding"
+    assert said(host, temperature=1.0, seed=3) == said(Host(tiny(family)).eval(), temperature=1.0, seed=3)
+
+
+def test_prompts_of_one_length_and_virtual_tokens_are_read_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(tiny("llama")).eval()
+    host.pack()
+    filled = fills(host, monkeypatch)
+    assert said(host, prompts=[[5, 6, 7]] * 3) and not filled
+    host.attach(parts.find("adapter", "prefix_tuning").choose())
+    assert said(host) and not filled
+
+
+def said(host: Host, prompts: list[list[int]] = PROMPTS, **options: Any) -> list[list[int]]:
+    tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=2, get_vocab=dict)
+    return [w.ids for w in generate(host, prompts, tokenizer, sampling=Sampling(max_tokens=6, **options))]
+
+
+def fills(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The tokens of each batch of prompts that is read without padding from here on."""
+    packer, found = host.packer, []
+    assert packer is not None
+    whole = packer.fill
+
+    def fill(ids: Tensor, mask: Tensor) -> Any:
+        found.append(int(mask.sum()))
+        return whole(ids, mask)
+
+    monkeypatch.setattr(packer, "fill", fill)
+    return found
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_a_prepacked_cache_is_the_padded_one(family: str) -> None:
+    """Logits after the prompt, so that a cache that is nearly right does not pass for one that is."""
+    host = Host(tiny(family)).eval()
+    host.pack()
+    assert host.packer is not None
+    width = max(map(len, PROMPTS))
+    ids = torch.tensor([[0] * (width - len(p)) + p for p in PROMPTS])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in PROMPTS])
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad(), host.packer.off():
+        plain = host.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits[:, -1]
+    with torch.no_grad():
+        front = torch.tensor([p[:-1] + [0] * (width - len(p)) for p in PROMPTS])
+        cache = host.packer.fill(front, torch.tensor([[1] * (len(p) - 1) + [0] * (width - len(p)) for p in PROMPTS]))
+        last = {"input_ids": ids[:, -1:], "position_ids": positions[:, -1:], "past_key_values": cache}
+        found = host.model(attention_mask=mask, **last).logits[:, -1]
+    torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-5)
