@@ -143,7 +143,7 @@ class Packing:
             masks.append(make(mask_function=mask_function, **options))
         made: Any = torch.empty(0, dtype=torch.bool, device=device)
         made.packed = (self, masks)
-        return made  # type: ignore[no-any-return]
+        return made
 
 
 def _filled(block: Block) -> Tensor:
