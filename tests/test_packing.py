@@ -93,6 +93,13 @@ def test_a_leak_between_rows_is_seen(family: str) -> None:
         check(reading, rows(family))
 
 
+def test_another_attention_is_given_its_padding() -> None:
+    (padded, _), (packed, _) = both_ways("llama")
+    packed.host.model.set_attn_implementation("eager")
+    assert not packed.host.packs
+    torch.testing.assert_close(packed.run().logits, padded.logits, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", ["t5", "deberta-v2"])
 def test_what_cannot_pack_says_so(family: str) -> None:
     with pytest.raises(InputError, match="leave packing out"):

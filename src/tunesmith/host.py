@@ -285,7 +285,7 @@ class Host(nn.Module):
     @property
     def packs(self) -> bool:
         """Whether batches are read without their padding."""
-        return self.packer is not None and self.packer.on
+        return self.packer is not None and self.packer.ready
 
     @property
     def lengthened(self) -> bool:

@@ -226,6 +226,8 @@ def _device(host: Host) -> torch.device:
 def _collate(work: Work, states: States) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
     def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         batch = work.collate(rows)
+        if "below" not in rows[0]:
+            return batch  # held-out rows have none
         return {**batch, "below": states.padded([row["below"] for row in rows], batch["input_ids"].shape[1])}
 
     return collate

@@ -98,6 +98,8 @@ def _attend(
     """Attention with extra keys where there are some, row by row where rows are packed."""
     carried = packed.blocks_of(attention_mask)
     if carried is None:
+        if packed.current() is not None:
+            raise RuntimeError("the model makes a mask of its own, which does not keep packed rows apart")
         return _attend_rows(module, query, key, value, attention_mask, **named)
 
     def inner(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

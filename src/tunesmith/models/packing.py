@@ -247,8 +247,8 @@ class Packer:
     def __init__(self, model: Any, site: Site | None):
         from .attention import switch
 
-        config = getattr(model, "config", None)
-        if site is None or getattr(config, "is_encoder_decoder", False):
+        self.config: Any = model.config
+        if site is None or getattr(self.config, "is_encoder_decoder", False):
             raise InputError(f"packing does not fit {type(model).__name__}", expected="a model of one stack",
                              fix="leave packing out")  # fmt: skip
         self.on, self._filling = True, False
@@ -265,6 +265,13 @@ class Packer:
         self.trunk.register_forward_hook(self._leave, prepend=True, always_call=True)
         if (pooler := getattr(self.trunk, "pooler", None)) is not None:
             pooler.register_forward_pre_hook(lambda m, a: (spread(a[0]), *a[1:]), prepend=True)
+
+    @property
+    def ready(self) -> bool:
+        """Whether batches are packed: nobody has switched that off, or the model's attention to another implementation."""
+        from .attention import NAME
+
+        return self.on and self.config._attn_implementation == NAME
 
     @contextlib.contextmanager
     def off(self) -> Iterator[None]:
@@ -311,7 +318,7 @@ class Packer:
     # ------------------------------------------------------------------ hooks
 
     def _enter(self, module: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        if not self.on or self._filling:
+        if not self.ready or self._filling:
             return None
         given = self.signature.bind_partial(*inputs, **named).arguments
         given |= given.pop("kwargs", {})
