@@ -32,7 +32,7 @@ _CLICK_ERROR: Any = typer.BadParameter.__mro__[2]
 def run(arguments: list[str]) -> int:
     """Carry out a command line; returns the exit code. Every error of the user's is one line on stderr."""
     try:
-        result = app(arguments, prog_name="tunesmith", standalone_mode=False)
+        result = _asked(arguments)(arguments, prog_name="tunesmith", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
@@ -42,6 +42,17 @@ def run(arguments: list[str]) -> int:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "tunesmith"
         return _fail(f"{error.format_message()} See '{command} --help'.", 2)
+
+
+def _asked(arguments: list[str]) -> typer.Typer:
+    """The application with the command that is asked for alone: to describe all of them takes longer than many need."""
+    asked = [c for c in app.registered_commands if c.callback is not None and c.callback.__name__ in arguments[:1]]
+    if not asked:
+        return app
+    small = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    small.callback()(lambda: None)
+    small.registered_commands = asked
+    return small
 
 
 def _fail(message: str, code: int) -> int:

@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass
+from queue import Queue
 from typing import Any
 
 from ..errors import InputError, RunError, unknown
@@ -43,7 +46,7 @@ def fill(
     Args:
         store: where the results go, each as soon as it is there.
         jobs: what is wanted; doubles are computed once.
-        on: ``here`` (a fresh process a job) or ``ray``.
+        on: ``here`` (a process a job) or ``ray``.
         workers: jobs at a time; the CPU's cores are shared out among them.
         hear: gets a line for each job that is done.
 
@@ -94,26 +97,73 @@ Outcomes = Iterator[tuple[Job, dict[str, Any]]]
 
 
 def here(store: Store, jobs: list[Job], workers: int, threads: int) -> Outcomes:
-    """A fresh process for each job, so that peak memory is its own and a crash ends one job only."""
-    with ThreadPoolExecutor(workers) as pool:
-        tasks = {pool.submit(_process, store, job, threads): job for job in jobs}
-        for task in as_completed(tasks):
-            yield tasks[task], task.result()
+    """A process of its own for each job, so that peak memory is its own and a crash ends one job only."""
+    with ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
+        idle: Queue[Worker] = Queue()
+        for _ in range(min(workers, len(jobs))):
+            idle.put(stack.enter_context(Worker(threads)))
+        tasks = {pool.submit(_process, idle, _payload(store, job, threads)): job for job in jobs}
+        try:
+            for task in as_completed(tasks):
+                yield tasks[task], task.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _process(store: Store, job: Job, threads: int) -> dict[str, Any]:
-    while True:
-        made = subprocess.run(
-            [sys.executable, "-m", "tunesmith.comparing.work"], input=json.dumps(_payload(store, job, threads)),
-            capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        )  # fmt: skip
-        if made.returncode:
-            reason = (made.stderr.strip().splitlines() or [f"the process ended with {made.returncode}"])[-1]
+def _process(idle: Queue[Worker], payload: dict[str, Any]) -> dict[str, Any]:
+    worker = idle.get()
+    try:
+        while (outcome := worker.carry_out(payload))["outcome"] == "busy":
+            time.sleep(PAUSE)
+    finally:
+        idle.put(worker)
+    return outcome
+
+
+class Worker:
+    """A process that takes jobs one after the other (`work.main`), started when there is one and again after a crash.
+
+    Args:
+        threads: of the CPU for each job.
+    """
+
+    def __init__(self, threads: int):
+        self._threads = threads
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Worker:
+        self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._said.close()
+
+    def carry_out(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """Do a job; gives its outcome."""
+        self._said.truncate(0)
+        process = self._process if self._process is not None and self._process.poll() is None else self._start()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(payload) + "\n")
+            process.stdin.flush()
+            outcome: dict[str, Any] | None = json.loads(process.stdout.readline() or "null")
+        except BrokenPipeError:
+            outcome = None
+        if outcome is None:
+            self._said.seek(0)
+            reason = (self._said.read().strip("\0 \n").splitlines() or ["the process was killed"])[-1]
             return {"outcome": "failed", "error": reason, "code": 1}
-        outcome: dict[str, Any] = json.loads(made.stdout.strip().splitlines()[-1])
-        if outcome["outcome"] != "busy":
-            return outcome
-        time.sleep(PAUSE)
+        return outcome
+
+    def _start(self) -> subprocess.Popen[str]:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tunesmith.comparing.work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=self._said, text=True, env={**os.environ, "OMP_NUM_THREADS": str(self._threads)},
+        )  # fmt: skip
+        return self._process
 
 
 def ray(store: Store, jobs: list[Job], workers: int, threads: int) -> Outcomes:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -170,16 +172,70 @@ def _flops(scored: Any, tokens: int) -> int | None:
     return round(counted * tokens / seen) if seen else None
 
 
-def main() -> int:
-    """``python -m tunesmith.comparing.work``: a job as JSON on stdin, its outcome as one JSON line on stdout."""
-    job = json.loads(sys.stdin.read())
+# ---------------------------------------------------------------------- a process that takes jobs
+
+FORKS = sys.platform == "linux"
+"""Whether a process that has loaded the libraries can safely be copied: elsewhere their threads forbid it."""
+
+
+def _load() -> None:
+    """Load what nearly every job needs, so that its copies need not."""
+    import datasets  # noqa: F401
+    import sklearn.linear_model  # noqa: F401
+    import transformers
+
+    from ..run import carry_out  # noqa: F401
+
+    for name in ("AutoModel", "AutoTokenizer", "PreTrainedModel"):
+        getattr(transformers, name)
+
+
+def _done(job: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        outcome: dict[str, Any] = {"outcome": carry_out(**job)}
+        return {"outcome": carry_out(**job)}
     except TunesmithError as error:
-        outcome = {"outcome": "failed", "error": str(error), "code": error.exit_code}
-    os.write(1, (json.dumps(outcome) + "\n").encode())
-    return 0
+        return {"outcome": "failed", "error": str(error), "code": error.exit_code}
+
+
+def _in_a_copy(job: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Do a job in a copy of this process, so that its peak memory is its own and a crash ends one job only."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.write(write, json.dumps(_done(job)).encode())
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        said = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        reason = f"the process was killed ({signal.Signals(os.WTERMSIG(status)).name}); was there too little memory?"
+        return {"outcome": "failed", "error": reason, "code": 1}
+    return json.loads(said) if said else None
+
+
+def main() -> None:
+    """``python -m tunesmith.comparing.work``: jobs as JSON lines on stdin, for each its outcome as a line on stdout.
+
+    The outcome of a job that crashed is null, and its last words are on stderr. Where processes cannot be copied, this
+    one ends after its first job.
+    """
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    if FORKS:
+        _load()
+    for line in sys.stdin:
+        outcome = _in_a_copy(json.loads(line)) if FORKS else _done(json.loads(line))
+        print(json.dumps(outcome), file=answers, flush=True)
+        if not FORKS:
+            break
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
