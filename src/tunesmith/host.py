@@ -260,8 +260,9 @@ class Host(nn.Module):
 
         def select(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             chosen = inputs[0][places]
-            if first is not None:
-                found.append(chosen)
+            if first is None:
+                return (chosen, *inputs[1:])
+            found.append(chosen)
             return (chosen[:first], *inputs[1:])
 
         handle = self.model.get_output_embeddings().register_forward_pre_hook(select)
