@@ -60,6 +60,19 @@ def oft(W, b, a):
     return W @ torch.block_diag(*blocks).T, b
 
 
+def boft(W, b, a):
+    n, turn = W.shape[1], torch.eye(W.shape[1])
+    for number, blocks in enumerate((a.R - a.R.mT) / 2):
+        D = torch.block_diag(*[(torch.eye(4) - Q) @ torch.linalg.inv(torch.eye(4) + Q) for Q in blocks])
+        P, size = torch.zeros(n, n), 4 * 2**number
+        halves = [*range(0, size // 2, 2), *range(1, size // 2, 2)]
+        for place in range(n):
+            within = place % size
+            P[place, place - within + 2 * halves[within // 2] + within % 2] = 1
+        turn = P @ D @ P.T @ turn
+    return torch.diag(a.s[:, 0]) @ W @ turn.T, b
+
+
 def mip(W, b, a):
     angle = math.pi / 2 * a.site.layer
     first, _, last = a.site.shared.nets[str(W.shape[0])]
@@ -72,6 +85,7 @@ SMALL = {"rank": 2, "alpha": 4.0}
 
 LOW_RANK_LINES = {
     "ada_lora": (SMALL, lambda W, b, a: (W + 4 / 3 * a.B @ torch.diag(a.E) @ a.A, b)),
+    "boft": ({"block": 4, "factors": 3}, boft),
     "chain_of_lora": (SMALL, plain),
     "co_lora": (SMALL, plain),
     "corda": (SMALL, anchored),

@@ -87,8 +87,11 @@ def reft(x: Tensor, y: Tensor, a) -> Tensor:
     for row in a.R:  # Gram and Schmidt
         row = row - sum((row @ r) * r for r in R)
         R.append(row / row.norm())
-    stacked = torch.stack(R)
-    return y + (y @ a.W.T + a.b - y @ stacked.T) @ stacked
+    stacked, edited = torch.stack(R), y.clone()
+    for place in (0, -2, -1):
+        h = y[:, place]
+        edited[:, place] = h + (h @ a.W.T + a.b - h @ stacked.T) @ stacked
+    return edited
 
 
 def lofit(x: Tensor, y: Tensor, a) -> Tensor:
@@ -99,7 +102,8 @@ def fuse(x: Tensor, y: Tensor, a) -> Tensor:
     z = [m(x, y) for m in a.members]
     q = y @ a.query.weight.T + a.query.bias
     scores = torch.stack([(q * (one @ a.key.weight.T + a.key.bias)).sum(-1) for one in z], -1).softmax(-1)
-    return sum(scores[..., i, None] * z[i] for i in range(len(z))) @ a.value.T
+    V = torch.eye(len(a.up)) + a.up @ a.down
+    return sum(scores[..., i, None] * z[i] for i in range(len(z))) @ V.T
 
 
 PLACE_LINES = {
@@ -116,11 +120,11 @@ PLACE_LINES = {
     "prefix_tuning": ({"length": 3, "hidden": 5}, prefix),
     "ptuningv2": ({"length": 3}, lambda x, y, a: torch.stack(a.prefix.split(a.site.outputs, 1))),
     "apt": ({"length": 5, "rank": 2}, apt),
-    "reft": ({"rank": 2}, reft),
+    "reft": ({"rank": 2, "places": [1, 2]}, reft),
     "lofit": ({}, lofit),
     "average": ({"weights": [1.0, 3.0]}, lambda W, b, a: (
         W + sum(w * 8 * m.B @ m.A for w, m in zip((0.25, 0.75), a.members, strict=True)), b)),
-    "fuse": ({}, fuse),
+    "fuse": ({"dim": 3}, fuse),
     "split": ({"along": "places", "sizes": [2]}, lambda x, y, a: torch.cat(
         [a.members[0](x[:, :2], y[:, :2]), a.members[1](x[:, 2:], y[:, 2:])], 1)),
 }  # fmt: skip

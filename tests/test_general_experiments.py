@@ -14,10 +14,12 @@ from tunesmith.claims import claim as claims
 from tunesmith.comparing import arena
 from tunesmith.errors import InputError
 from tunesmith.experiments.aside import _read, aside
+from tunesmith.experiments.begun import begun
 from tunesmith.experiments.context import STILL, examples_in_context
 from tunesmith.experiments.over_rates import over_rates
 from tunesmith.experiments.rivals import rivals
 from tunesmith.experiments.space import SEARCH_SEED, _draw, searched_configuration
+from tunesmith.experiments.stacked import stacked
 from tunesmith.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -197,3 +199,52 @@ def test_the_recipes_of_a_claim_are_recipes(claim: Any) -> None:
     general = claim.experiment and claim.experiment.name in ("paired", "rivals", "aside", "over_rates")
     assert made or not general
     assert all(a.to_dict() != b.to_dict() for i, a in enumerate(made) for b in made[:i]), "two sides are the same"
+
+
+# ---------------------------------------------------------------------- what stands on an earlier run
+
+
+def test_what_began_well_is_better_on_few_rows_and_by_less_on_many() -> None:
+    def plan(recipe: Asked, seed: int) -> Any:
+        assert recipe.get("rows.seed", default=recipe.get("rows", "seed")) == seed
+        count = recipe.get("rows", "shots")
+        tuned = recipe.get("adapter", "lora", "tuned") if isinstance(recipe.get("adapter"), dict) else None
+        assert tuned in (None, f"runs/{seed}")
+        return scored(0.5 + 0.01 * count + (0.2 / count if tuned else 0.0), seed)
+
+    lab: Any = PlantedLab(plan)
+    lab.tuned = lambda recipe: Path("runs") / str(recipe.seed)
+    found = begun(lab, targets=["intent"], shots=[1, 4]).figures
+    assert found["shots1.difference"].value == pytest.approx(0.2, abs=0.005)
+    assert found["shots4.difference"].value == pytest.approx(0.05, abs=0.005)
+    assert found["shrinks"].low > 0.1
+
+
+def test_another_domain_takes_the_place_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    worth = {"everything": 0.5, "bottleneck": 0.6}
+
+    def opened(folder: Path, *, exchange: Any = None) -> Any:
+        name = str(folder).partition("-")[2]
+        assert exchange is None or exchange == {"runs/lm-film": "runs/lm-editorial"}
+        value = worth[name] + (0.1 if exchange else 0.0)
+        report = {"tuned": {"accuracy": {"value": value}}}
+        return SimpleNamespace(evaluate=lambda rows: report, results=report)
+
+    def tuned(recipe: Asked) -> Path:
+        if recipe.get("task") == "lm":
+            return Path("runs") / f"lm-{recipe.get('about')}"
+        below = recipe.get("adapter")
+        assert recipe.get("mask") or below == [{"bottleneck": {"tuned": "runs/lm-film", "frozen": True}}, "bottleneck"]
+        return Path("runs") / f"task-{'everything' if recipe.get('mask') else 'bottleneck'}"
+
+    lab: Any = PlantedLab(lambda recipe, seed: None)
+    lab.tuned = tuned
+    lab.given = lambda recipe, train, test: recipe.updated({"about": train[0]["text"]})
+    monkeypatch.setattr("tunesmith.run.api.open_run", opened)
+    monkeypatch.setattr(
+        "tunesmith.experiments.stacked._rows",
+        lambda texts, test: ([[{"text": t}] * 60 for t in ("film", "editorial")], []),
+    )
+    found = stacked(lab).figures
+    assert found["exchanged"].value == pytest.approx(0.7) and found["home"].value == pytest.approx(0.6)
+    assert found["exchanged.stayed"].value == pytest.approx(0.1) and found["exchanged.full"].value == pytest.approx(0.2)

@@ -343,6 +343,21 @@ def test_lt_sft_takes_what_a_full_tuning_changes_most() -> None:
     assert all(torch.equal(p, before[n]) for n, p in made.host.model.named_parameters()), "the weights are taken back"
 
 
+def test_lt_sft_takes_what_a_stored_tuning_changed_most(tmp_path: Path) -> None:
+    full, base = job("everything"), tiny("bert")
+    ran(full)
+    ts.SparseDelta.between(full.host.model, base).save(tmp_path / "full")
+    found = placed(made := job("lt_sft", settings={"found": str(tmp_path / "full")}))
+    tuned = tensors(full.host)
+    changes = {w.name: (tuned[w.name] - w.parameter.detach()).abs() for w in made.host.choosable(made.mask)}
+    assert found == best(changes, 0.05)
+    other = job("lt_sft", settings={"found": str(tmp_path / "full")})
+    with torch.no_grad():
+        other.host.model.bert.pooler.dense.weight += 1.0
+    with pytest.raises(InputError, match=r"pooler\.dense\.weight is not the tensor that the difference was taken from"):
+        placed(other)
+
+
 def test_lt_sft_is_pulled_back_by_the_mean_of_absolute_differences() -> None:
     made = job("lt_sft")
     placed(made)
@@ -439,6 +454,49 @@ def test_spiel_drops_what_changed_least_and_grows_where_the_gradient_is() -> Non
     assert torch.equal(flat[before[~torch.isin(before, new)]], base[before[~torch.isin(before, new)]])
     assert patch.values.tolist() == [values[i] if i in kept else 0.0 for i in new.tolist()]
     assert torch.equal(before[source[source >= 0]], new[source >= 0])
+
+
+def test_spiel_by_momentum_grows_where_sm3_puts_the_largest_squares() -> None:
+    made = job("spiel", settings={"density": 0.1, "growth": "momentum"})
+    placed(made)
+    mask: Any = made.mask
+    name, patch = next(iter(made.host.patches.items()))
+    assert patch.indices is not None and patch.given is not None and mask.looks == 0
+    outputs, inputs = patch.weight.parameter.shape
+    before, rows, columns = patch.indices.tolist(), [0.0] * outputs, [0.0] * inputs
+    for _ in range(3):
+        grad = torch.randn(len(before))
+        mask.watch(patch, grad)
+        sums = {
+            i: min(rows[i // inputs], columns[i % inputs]) + float(g) ** 2 for i, g in zip(before, grad, strict=True)
+        }
+        for i, total in sums.items():
+            rows[i // inputs] = max(rows[i // inputs], total)
+            columns[i % inputs] = max(columns[i % inputs], total)
+    patch.given = torch.randn(len(before))
+    new = mask.renew(patch, Moment(3, 6, 0.5)).tolist()
+    count = round(0.5 * (1 + math.cos(math.pi * 0.5)) / 2 * len(before))
+    product = {i: rows[i // inputs] * columns[i % inputs] for i in range(outputs * inputs) if i not in before}
+    grown = sorted(set(new) - set(before), key=lambda i: -product[i])
+    assert len(grown) == count > 0 and len(new) == len(before)
+    wanted = sorted(product.values(), reverse=True)[:count]
+    assert [product[i] for i in grown] == pytest.approx(wanted)
+
+
+def test_spiel_by_momentum_resumes(tmp_path: Path) -> None:
+    settings = {"growth": "momentum"}
+    whole = ran(job("spiel", settings=settings))
+    first = Loop(job("spiel", settings=settings, folder=tmp_path))
+    for event in first:
+        if event["event"] == "step" and event["step"] == 3:
+            first.interrupt = 2
+    again = Loop(job("spiel", settings=settings, folder=tmp_path))
+    assert again.resume()
+    for _ in again:
+        pass
+    assert whole.state.refreshes == 3
+    now = tensors(again.work.host)
+    assert all(torch.equal(t, now[n]) for n, t in tensors(whole.work.host).items())
 
 
 def test_spiel_goes_on_moving_the_same_number() -> None:
@@ -662,7 +720,7 @@ def test_differences_add_up(tmp_path: Path) -> None:
         a.apply(both)
     with pytest.raises(InputError, match="is there already"):
         a.save(tmp_path / "sum")
-    with pytest.raises(InputError, match=r"holds no tunesmith_adapter\.safetensors"):
+    with pytest.raises(InputError, match="holds no adapter and no difference"):
         ts.SparseDelta.load(tmp_path)
 
 

@@ -36,9 +36,29 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "lokr": ("LoKrConfig", {"r": 1, "alpha": 5}),
     "ia3": ("IA3Config", {}),
     "oft": ("OFTConfig", {"oft_block_size": 4, "r": 0, "use_cayley_neumann": False}),
+    "boft": ("BOFTConfig", {"boft_block_size": 4, "boft_n_butterfly_factor": 3}),
 }
-ONLY_LINEAR = ("loha", "lokr", "oft")
+ONLY_LINEAR = ("loha", "lokr", "oft", "boft")
 PAIRS = [(t, f) for t in THEIRS for f in TARGETS if not (f == "gpt2" and t in (*ONLY_LINEAR, "olora"))]
+
+
+class Blocks:
+    """PEFT's kernel for BOFT's matrices on a GPU, without which it takes one factor only, and its gradient."""
+
+    @staticmethod
+    def forward(blocks: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.stack([torch.block_diag(*each) for each in blocks])]
+
+    @staticmethod
+    def backward(gradient: torch.Tensor, blocks: torch.Tensor) -> list[torch.Tensor]:
+        size = blocks.shape[-1]
+        cut = gradient.unflatten(1, (-1, size)).unflatten(3, (-1, size))
+        return [torch.stack([cut[:, i, :, i] for i in range(blocks.shape[1])], 1)]
+
+
+@pytest.fixture(autouse=True)
+def _kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peft.tuners.boft.layer.get_fbd_cuda", lambda: Blocks)
 
 
 def theirs(technique: str, family: str, model: nn.Module | None = None) -> Any:
@@ -92,6 +112,7 @@ EXPORTED = {
     "lorasp": {"rank": 2}, "rose_lora": {"rank": 2}, "chain_of_lora": {"rank": 2}, "incre_lora": {"rank": 2},
     "flora": {"rank": 2, "rank_out": 3}, "mip": {"rank": 2}, "ada_lora": {"rank": 2}, "vera": {"rank": 6}, "loha": {"rank": 2},
     "lokr": {"rank": 1}, "ia3": {}, "oft": {"block": 4},
+    "boft": {"block": 4, "factors": 2},
 }  # fmt: skip
 
 

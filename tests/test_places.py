@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tiny import BOTH, CONFIGS, DECODERS, batch, tiny
 from tunesmith import artefacts, parts
+from tunesmith.engine.step import Step
 from tunesmith.errors import InputError
 from tunesmith.host import Host
 
@@ -249,6 +250,60 @@ def test_a_sparse_module_trains_alone() -> None:
         assert not (trained & (adapter.of_up == 0)).any() or not (trained & (adapter.of_up == 1)).any()
 
 
+def edited(host: Host, *rows: dict[str, Tensor], **given: Any) -> list[list[int]]:
+    """For each pass the places of its first row at which the first edited layer's states change."""
+    (adapter, *_) = host.adapters.values()
+    found, edit = [], adapter.edited
+    adapter.edited = lambda y: found.append(edit(y)[0, :, 0].nonzero()[:, 0].tolist()) or edit(y)
+    for row in rows:
+        host(**row, **given)
+    return found
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "t5"])
+@torch.no_grad()
+def test_reft_edits_the_first_and_the_last_places_of_the_text(family: str) -> None:
+    host = hosted(family, "reft", places=[1, 2])
+    left = [] if family == "bert" else [padded(family, 9, left=True)]
+    assert edited(host, padded(family, 5), padded(family, 9), *left) == [
+        [0, 3, 4],
+        [0, 3, 4],
+        *([[4, 7, 8]] if left else []),
+    ]
+    assert edited(hosted(family, "reft", places=[7, 7]), padded(family, 9)) == [[0, 1, 2, 3, 4]]
+    every, all_named = hosted(family, "reft"), hosted(family, "reft", places=[5, 0])
+    torch.testing.assert_close(all_named(**padded(family, 5)).logits, every(**padded(family, 5)).logits)
+
+
+@torch.no_grad()
+def test_reft_counts_no_virtual_tokens() -> None:
+    host = Host(tiny("llama"))
+    host.attach(parts.find("adapter", "reft").choose({"rank": 2, "places": [1, 1]}))
+    host.attach(parts.find("adapter", "prompt_tuning").choose({"length": 3}))
+    assert edited(host.eval(), padded("llama", 9)) == [[3, 7]]
+
+
+@torch.no_grad()
+def test_reft_edits_the_prompt_whether_the_answer_follows_or_is_written() -> None:
+    host = hosted("llama", "reft", places=[1, 2])
+    row = padded("llama", 5)
+    written = host.model.generate(**row, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    labels = torch.where(torch.arange(9) < 5, -100, written)
+    batch_ = {"input_ids": written, "attention_mask": torch.ones_like(written), "labels": labels}
+    step = Step(host, batch_, "causal-lm")
+    logits = step.logits.clone()
+    logits[..., host.model.generation_config.eos_token_id] = -torch.inf
+    assert torch.equal(logits.argmax(-1), written[0, 5:])
+    plain = host(input_ids=written, attention_mask=torch.ones_like(written)).logits
+    assert not torch.allclose(plain[0, 4:8], step.logits)
+
+
+@pytest.mark.parametrize("places", [[1], [0, 0], [1, 2, 3]])
+def test_reft_says_what_its_places_are(places: list[int]) -> None:
+    with pytest.raises(InputError, match="how many first and how many last ones"):
+        hosted("bert", "reft", places=places)
+
+
 # ---------------------------------------------------------------------- compositions
 
 
@@ -284,8 +339,32 @@ def test_rows_that_are_split_go_through_their_own_adapter() -> None:
         torch.testing.assert_close(alone(**given).logits, logits)
 
 
+@torch.no_grad()
+def test_fusion_with_whole_matrices_is_the_papers() -> None:
+    host = composed("fuse", dim=0)
+    torch.manual_seed(4)
+    for parameter in host.trainable().values():
+        nn.init.normal_(parameter, std=0.3)
+    adapter: Any = next(a for a in host.adapters.values() if hasattr(a, "query"))
+    y = torch.randn(2, 3, adapter.site.outputs)
+    z = torch.stack(adapter.outputs(y, y), -2)
+    scores = (adapter.key(z) @ adapter.query(y)[..., None])[..., 0].softmax(-1)
+    torch.testing.assert_close(adapter(y, y), (scores[..., None] * z).sum(-2) @ adapter.value.T)
+
+
+def test_fusion_is_smaller_than_what_it_stands_on() -> None:
+    host = Host(tiny("bert"))
+    for _ in range(2):
+        host.attach(parts.find("adapter", "lora").choose({"rank": 2}))
+    host.attach(parts.find("adapter", "fuse").choose({"dim": 2}))
+    assert sum(p.numel() for p in host.trainable().values()) < sum(p.numel() for p in host.model.parameters())
+
+
 def test_fusion_learns_and_its_members_do_not() -> None:
     host = composed("fuse")
+    for name, parameter in host.trainable().items():
+        if name.endswith(".up"):  # while it is 0, the other side of the value gets no gradient
+            nn.init.normal_(parameter)
     before = {k: v.clone() for k, v in host.state().items()}
     assert host.trainable() and all(".fuse." in name for name in host.trainable())
     host(**batch("bert")).logits.square().mean().backward()

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tunesmith import recipe as recipes
+from tunesmith.run.api import start
 from tunesmith.run.carry_out import score
 
 FOLDER = Path(__file__).parent.parent / "recipes"
@@ -47,3 +49,19 @@ def test_two_targets_of_an_input_count_alike(
     batch = scored.work.collate(rows.take(np.arange(len(rows))))
     assert batch["source"].unique().tolist() == [0, 1]
     assert np.isfinite([e["loss"] for e in scored.events if e["event"] == "step"]).all()
+
+
+def test_few_shot_adapters_begin_where_a_large_set_left_them(
+    bases: dict[str, Path], rows_file: Path, tmp_path: Path
+) -> None:
+    first = recipes.read(FOLDER / "pvp-1.yaml", {**SHORT, "base": str(bases["bert"]), "rows": str(rows_file)})
+    run = start(first, tmp_path / "runs", "pvp-1", listen=lambda event: None)
+    still = {"optimizer.adamw.lr": 1e-12, "adapter.lora.tuned": str(run.folder), "rows.train": str(rows_file)}
+    scored = shortly("pvp-2", tmp_path / "second", base=str(bases["bert"]), **still)
+    before, now = run.host.state(), scored.host.state()
+    adapters = [n for n in before if n.startswith("adapter.")]
+    assert adapters and all(before[n].abs().sum() > 0 for n in adapters)
+    for name in adapters:
+        torch.testing.assert_close(now[name], before[name], rtol=1e-5, atol=1e-8)
+    assert not torch.equal(now["model.classifier.weight"], before["model.classifier.weight"])
+    assert scored.prepared.facts["shots"] == {"fruit": 4, "tool": 4}

@@ -30,6 +30,7 @@ _PEFT_TASK = {
     "token-classification": "TOKEN_CLS",
     "causal-lm": "CAUSAL_LM",
     "seq2seq-lm": "SEQ_2_SEQ_LM",
+    "masked-lm": None,
     "masked-cloze": None,  # PEFT has no name for it
     "causal-cloze": "CAUSAL_LM",
 }
@@ -68,6 +69,21 @@ def check_manifest(host: Host, folder: Path) -> None:
         raise RunError(f"{folder}: {extra[0]} would be used but was not saved")
 
 
+def weights_in(path: Path) -> Path:
+    """The file with what an earlier run learned: itself, or in a folder, or in what the run left in its folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    folders = [path, path / "adapter", path / "delta"] if path.is_dir() else []
+    files = [f / name for f in folders for name in (OWN_FILE, peft_format.TENSORS)] or [path]
+    found = next((f for f in files if f.is_file()), None)
+    if found is None:
+        raise InputError("holds no adapter and no difference", where=path,
+                         expected=f"{OWN_FILE} or {peft_format.TENSORS} in it")  # fmt: skip
+    return found
+
+
 # ---------------------------------------------------------------------- adapters
 
 
@@ -96,12 +112,15 @@ def save_adapter(host: Host, folder: Path, *, base: str, revision: str | None, h
 
 
 def _patch_facts(host: Host, base: str) -> dict[str, str]:
-    """The metadata that a sparse difference needs: each base tensor's shape and hash, in the file's header."""
+    """The metadata that a sparse difference needs: each base tensor's shape and hash, in the file's header.
+
+    Where earlier differences lie below it the hash is that of the base itself, so that all of them add up.
+    """
     facts = {}
     with host.off():
         for name, patch in host.patches.items():
             tensor = patch.weight.parameter
-            facts[name] = {"shape": list(tensor.shape), "sha256": digest(tensor)}
+            facts[name] = {"shape": list(tensor.shape), "sha256": host.begun.get(name) or digest(tensor)}
     return {"format": "pt", "base": base, "entries": json.dumps(facts)}
 
 
@@ -129,22 +148,20 @@ def begin(host: Host, names: Sequence[str], folder: Path) -> None:
     Raises:
         InputError: there is no such adapter, or it was made with other settings.
     """
-    folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
-    own = next((f for f in (folder / OWN_FILE, folder / peft_format.TENSORS) if f.exists()), None)
-    if own is None:
-        raise InputError("holds no adapter", where=folder, expected=f"{OWN_FILE} or {peft_format.TENSORS} in it")
+    own = weights_in(folder)
     saved = load_file(own)
     if own.name != OWN_FILE:
         saved = peft_format.named(host, names, saved)
     here = host.state()
     found: dict[str, Tensor] = {}
-    prefixes = [f"adapter.{name}." for name in names] + [f"adapter.shared.{name}." for name in host.shared_by(names)]
-    for name in (n for n in here for prefix in prefixes if n.startswith(prefix)):
-        prefix = next(p for p in prefixes if name.startswith(p))
-        first = re.sub(r"\.\d+\.$", ".", prefix) + name.removeprefix(prefix)
-        if name not in saved and first not in saved:
-            raise InputError(f"has no {first}", where=own, expected="an adapter of the same technique and targets")
-        found[name] = saved[name] if name in saved else saved[first]
+    owners = {name: host.adapters[name.replace(".", "/")] for name in names}
+    owners |= {f"shared.{name}": host.shared[name.replace(".", "/")] for name in host.shared_by(names)}
+    for owner, module in owners.items():
+        for tensor in (t for t in module.state_dict() if f"adapter.{owner}.{t}" in here):
+            name, first = f"adapter.{owner}.{tensor}", f"adapter.{re.sub(r'[.][0-9]+$', '', owner)}.{tensor}"
+            if name not in saved and first not in saved:
+                raise InputError(f"has no {first}", where=own, expected="an adapter of the same technique and targets")
+            found[name] = saved[name] if name in saved else saved[first]
     try:
         host.load({**here, **found})
     except RunError as error:

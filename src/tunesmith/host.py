@@ -21,7 +21,7 @@ from .masks._weights import check_roles
 from .models.anatomy import Anatomy, Site, Weight, untie
 from .models.below import Below
 from .models.packing import Packer
-from .models.reach import enter, reach
+from .models.reach import enter, listen, reach
 from .patches import Patch
 
 
@@ -31,6 +31,10 @@ class Host(nn.Module):
     Args:
         model: a Hugging Face model. It stays usable by itself; attached parts act through forward hooks.
         fresh: names of tensors that were newly made for the task; they train under every choice.
+
+    Attributes:
+        begun: name of a tensor that differences of earlier runs have changed -> hash of what it is in the base.
+        notes: what has to be said of the model as it begins.
     """
 
     def __init__(self, model: nn.Module, fresh: tuple[str, ...] | list[str] = ()):
@@ -48,13 +52,23 @@ class Host(nn.Module):
         self.origin: dict[str, Tensor] = {}
         self.guests: dict[nn.Module, Host] = {}
         self.patches: dict[str, Patch] = {}
+        self.begun: dict[str, str] = {}
+        self.notes: list[str] = []
         self._rule: EntryMask | None = None
         self._resting: set[str] = set()
         self._watched: Tensor | bool = False
+        self.reads = False
+        self._given: Tensor | None = None
         self.head_rows: Tensor | None = None
         self.packer: Packer | None = None
         self.below: Below | None = None
         self.train_only()
+
+    @property
+    def trunk(self) -> str:
+        """How the names of the tensors below the head begin."""
+        prefix = getattr(self.model, "base_model_prefix", "")
+        return f"{prefix}." if prefix and hasattr(self.model, prefix) else ""
 
     # ------------------------------------------------------------------ attaching
 
@@ -120,6 +134,9 @@ class Host(nn.Module):
         self._sites[key] = site
         if getattr(adapter, "composes", False):
             self._compose(key, adapter, stack)
+        if adapter.reads and not self.reads:
+            listen(self.anatomy.select(["input"])[0], self._see)
+            self.reads = True
         stack.append(key)
         if site.path not in self._hooks:
             self._hooks[site.path] = reach(self.model, site, functools.partial(self._act, site.path), lambda: self._on)
@@ -160,6 +177,17 @@ class Host(nn.Module):
             else:
                 y = y.slice_scatter(self._through(key, x, y[..., rows]).to(y.dtype), -1, rows.start, rows.stop)
         return y
+
+    def _see(self, text: Tensor) -> None:
+        if self._given is not None and self._given.shape != text.shape:
+            raise InputError(
+                "a term of the loss reads other texts than the rows', whose last places are not known",
+                fix="leave the term out, or the adapter's places",
+            )
+        adapters: Any = self.adapters.values()
+        for adapter in adapters:
+            if adapter.reads:
+                adapter.text = text if self._given is None else text & self._given
 
     def _through(self, key: str, x: Tensor, y: Tensor) -> Tensor:
         adapter: Any = self.adapters[key]
@@ -278,8 +306,11 @@ class Host(nn.Module):
         to its input would see them so.
 
         Raises:
-            InputError: the model cannot.
+            InputError: the model cannot, or an adapter acts at places that it counts within rows.
         """
+        if self.reads:
+            raise InputError("an adapter acts at places of each row, and packing lays rows end to end", where="packing",
+                             fix="leave packing out")  # fmt: skip
         if self.packer is None:
             self.packer = Packer(self.model, next((s for s in self.anatomy.places if s.kind == "input"), None))
 
@@ -293,9 +324,19 @@ class Host(nn.Module):
         """Whether something attached adds tokens, keys or values of its own."""
         return any(site.kind in ("input", "attention") for site in self._sites.values())
 
-    def forward(self, **batch: Any) -> Any:
-        """The model's output for a batch, with everything that is attached."""
-        return self.model(**batch)
+    def forward(self, *, given: Tensor | None = None, **batch: Any) -> Any:
+        """The model's output for a batch, with everything that is attached.
+
+        Args:
+            given: where a batch holds prompts with what is to be written, the prompts' places, bool (rows, length);
+                asked for where an adapter ``reads``.
+            batch: the model's inputs.
+        """
+        self._given = given
+        try:
+            return self.model(**batch)
+        finally:
+            self._given = None
 
     # ------------------------------------------------------------------ what trains
 

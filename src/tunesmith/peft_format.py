@@ -32,7 +32,7 @@ def why_not(host: Host) -> str | None:
     adapters: list[Any] = list(host.adapters.values())
     if not adapters:
         return "there is no adapter"
-    if host.patches:
+    if host.patches or host.begun:
         return "entries inside of tensors were trained"
     if unknown := {type(a).__name__ for a in adapters if not getattr(a, "peft", "")}:
         return f"PEFT has no {', '.join(sorted(unknown))}"

@@ -143,6 +143,9 @@ class Recipe(_Strict):
 
     base: str | None = Field(default=None, description="alias, local folder, or hub id; None picks a packaged base")
     revision: str | None = Field(default=None, description="revision of a hub id")
+    upon: list[str] = Field(
+        default=[], description="folders of earlier runs whose sparse differences are added to the base before all else"
+    )
     rows: Annotated[RowsFrom, BeforeValidator(lambda v: v if isinstance(v, Mapping | RowsFrom) else {"train": v})]
     task: str | dict[str, Any] | None = Field(
         default=None, description="name of the task; None finds it in the columns"

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .artefacts import OWN_FILE, digest
+from .artefacts import OWN_FILE, digest, weights_in
 from .errors import InputError
 from .storage import atomic_folder
 
@@ -71,14 +71,12 @@ class SparseDelta:
 
     @classmethod
     def load(cls, path: str | Path) -> SparseDelta:
-        """The difference in a file, or in the folder that a run left (``delta``, ``adapter``).
+        """The difference in a file, in a run's folder, or in what the run left there (``delta``, ``adapter``).
 
         Raises:
             InputError: there is none.
         """
-        file = Path(path) / OWN_FILE if Path(path).is_dir() else Path(path)
-        if not file.exists():
-            raise InputError(f"holds no {OWN_FILE}", where=path, expected="what a run with an entry mask leaves")
+        file = weights_in(Path(path))
         with safe_open(file, "pt") as opened:
             facts = opened.metadata() or {}
             found = {}
@@ -145,6 +143,10 @@ class SparseDelta:
         """How many entries it has."""
         return sum(len(m.indices) for m in self.entries.values())
 
+    def within(self, trunk: str) -> SparseDelta:
+        """Without the tensors whose names do not begin with ``trunk``, such as those of a head."""
+        return SparseDelta({n: m for n, m in self.entries.items() if n.startswith(trunk)}, self.base)
+
     def dense(self, name: str) -> Tensor:
         """What is added to one tensor, of its shape."""
         mine = self.entries[name]
@@ -153,25 +155,56 @@ class SparseDelta:
         return whole
 
     @torch.no_grad()
-    def apply(self, model: Any) -> None:
+    def apply(self, model: Any) -> Callable[[], None]:
         """Add it to a model's tensors in place. Differences that belong together are summed first, then applied.
+
+        Returns:
+            What takes it back: the base's own values are put in place again, bit for bit, where subtracting would round.
 
         Raises:
             InputError: the model lacks a tensor, or one is not the base's; nothing has been changed then.
+
+        >>> model = torch.nn.Linear(2, 1)
+        >>> before = model.weight.detach().clone()
+        >>> delta = SparseDelta({"weight": Entries(torch.tensor([1]), torch.tensor([0.1]), (1, 2), digest(before))})
+        >>> undo = delta.apply(model)
+        >>> torch.equal(model.weight, before), undo(), torch.equal(model.weight, before)
+        (False, None, True)
+        """
+        self.check(model)
+        parameters = dict(model.named_parameters())
+        taken = {}
+        for name, mine in self.entries.items():
+            flat = parameters[name].data.view(-1)
+            places = mine.indices.to(flat.device)
+            taken[name] = places, flat[places].clone()
+            flat[places] = (flat[places] + mine.values.to(flat.device)).to(flat.dtype)
+
+        def undo() -> None:
+            for name, (places, values) in taken.items():
+                parameters[name].data.view(-1)[places] = values
+
+        return undo
+
+    def check(self, model: Any, known: Mapping[str, str] = {}) -> None:
+        """Whether it was taken from a model's tensors.
+
+        Args:
+            model: the model.
+            known: name -> hash of the base's tensor, where the model's is not the base's any more.
+
+        Raises:
+            InputError: the model lacks a tensor, or one is not the base's.
         """
         parameters = dict(model.named_parameters())
         for name, mine in self.entries.items():
             if name not in parameters or tuple(parameters[name].shape) != mine.shape:
                 raise InputError(f"{name} is missing or not {mine.shape}", where=type(model).__name__)
-            if digest(parameters[name]) != mine.sha256:
+            if (known.get(name) or digest(parameters[name])) != mine.sha256:
                 raise InputError(
                     f"{name} is not the tensor that the difference was taken from", where=type(model).__name__,
                     expected=f"the base {self.base}".rstrip(), fix="add differences up before they are applied",
                 )  # fmt: skip
-        for name, mine in self.entries.items():
-            flat = parameters[name].data.view(-1)
-            places = mine.indices.to(flat.device)
-            flat[places] = (flat[places] + mine.values.to(flat.device)).to(flat.dtype)
 
 
 def _joined(name: str, one: Entries, two: Entries) -> Entries:

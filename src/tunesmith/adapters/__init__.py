@@ -33,6 +33,9 @@ class Adapter(nn.Module):
         gradients: whether `observe` also wants the gradient of the loss.
         enters: whether all that it does is to change what its layer reads (`enter`). Alone at a whole layer it is then
             called before it, and costs no second pass through its weight; elsewhere its ``forward`` is used.
+        reads: whether it has to know which places hold the text that the model is given (``text``).
+        text: of the pass that is under way, bool (rows, length): neither padding nor what the model is to write; with a
+            cache, none of what is written. None where nobody said so: then every place is text.
         scratch: names of buffers that only training needs: a checkpoint holds them, what the run leaves does not.
 
     Settings:
@@ -58,6 +61,8 @@ class Adapter(nn.Module):
     observes: ClassVar[int] = 0
     gradients: ClassVar[bool] = False
     enters = False
+    reads = False
+    text: ClassVar[Tensor | None] = None
     scratch: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, site: Site):

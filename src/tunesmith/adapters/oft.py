@@ -10,6 +10,7 @@ from ..errors import InputError
 from ..models.anatomy import Site
 from ..settings import Count
 from . import Adapter
+from ._rotation import blockwise, cayley
 
 
 class OFT(Adapter):
@@ -40,13 +41,11 @@ class OFT(Adapter):
         above = self.skew.new_zeros(len(self.skew), self.block, self.block)
         rows, columns = torch.triu_indices(self.block, self.block, 1, device=above.device)
         above[:, rows, columns] = self.skew
-        Q = above - above.mT
-        return torch.linalg.solve(torch.eye(self.block, device=Q.device, dtype=Q.dtype) + Q, -2 * Q, left=False)
+        return cayley(above - above.mT)
 
     def turned(self, x: Tensor) -> Tensor:
         """``(R - I) x`` for inputs (..., inputs)."""
-        blocks = torch.einsum("...bi,bij->...bj", x.unflatten(-1, (-1, self.block)), self.turn())
-        return blocks.flatten(-2)
+        return blockwise(x, self.turn())
 
     def enter(self, x: Tensor) -> Tensor:
         return x + self.turned(x)

@@ -23,6 +23,9 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, events as JSON on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result.")]
+Exchange = Annotated[
+    list[str], typer.Option(help="OLD=NEW: an earlier run that this one stands on, and the one that takes its place.")
+]
 
 
 _CLICK_ERROR: Any = typer.BadParameter.__mro__[2]
@@ -68,6 +71,17 @@ def _print(value: Any, as_json: bool) -> None:
         from rich.console import Console
 
         Console().print(value)
+
+
+def _pairs(option: str, given: list[str]) -> dict[str, str]:
+    """What stands on the two sides of each ``OLD=NEW``."""
+    found = {}
+    for pair in given:
+        old, both, new = pair.partition("=")
+        if not (old and both and new):
+            raise InputError(f"{pair!r} exchanges nothing", where=option, expected="OLD=NEW, two folders of runs")
+        found[old] = new
+    return found
 
 
 def _changes(settings: list[str], columns: list[str], named: dict[str, Any]) -> dict[str, Any]:
@@ -178,12 +192,13 @@ def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     rows: Annotated[str, typer.Argument(help="Rows to predict.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write: csv, jsonl or parquet.")] = None,
+    exchange: Exchange = [],  # noqa: B006
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Predict for each row; write a table, or JSON lines on stdout."""
     from ..run.api import predict_file
 
-    predict_file(run, rows, out, force=force)
+    predict_file(run, rows, out, force=force, exchange=_pairs("--exchange", exchange))
 
 
 @app.command()
@@ -262,13 +277,14 @@ def improve(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     rows: Annotated[str, typer.Argument(help="Rows with their answers.")],
+    exchange: Exchange = [],  # noqa: B006
     json_: Json = False,
 ) -> None:
     """Score a run on other rows, against its base, with intervals."""
     from ..run.api import open_run
     from .show import scores_table
 
-    result = open_run(run).evaluate(rows)
+    result = open_run(run, exchange=_pairs("--exchange", exchange)).evaluate(rows)
     _print(result if json_ else scores_table(result), json_)
 
 

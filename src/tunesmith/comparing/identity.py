@@ -13,7 +13,7 @@ from typing import Any
 from ..parts import Chosen, of_kind
 from ..recipe import Recipe, choose
 from ..run.prepare import Prepared, on_disk, prepare
-from ..storage import hash_json
+from ..storage import hash_file, hash_json
 
 FORM = 1
 """Raised whenever the engine, and not a part, is changed so that the same recipe gives other figures."""
@@ -68,14 +68,14 @@ class Identities:
             options = {k: v for k, v in options.items() if k in _ROWS}
         splits = prepared.facts["splits"]
         return Identity({
-            "form": FORM, "what": what, "recipe": _told(options), "seed": recipe.seed if what == "tuned" else None,
+            "form": FORM, "what": what, "recipe": _told(_held(options)), "seed": recipe.seed if what == "tuned" else None,
             "rows": {name: [s["fingerprint"], s["indices"]] for name, s in splits.items()},
             "base": prepared.base.fingerprint,
             "parts": codes(recipe) if what == "tuned" else {},
         })  # fmt: skip
 
 
-_ROWS = ("base", "revision", "rows", "task", "length", "template", "checks", "precision")
+_ROWS = ("base", "revision", "upon", "rows", "task", "length", "template", "checks", "precision")
 
 
 def chosen_parts(recipe: Recipe) -> Iterator[Chosen]:
@@ -141,6 +141,26 @@ def _definitions(module: str) -> tuple[dict[str, ast.stmt], dict[str, tuple[str,
             folder = module.rpartition(".")[0]
             imported |= {a.asname or a.name: (f"{folder}.{node.module}", a.name) for a in node.names}
     return definitions, imported
+
+
+def _held(value: Any) -> Any:
+    """With what folders of earlier runs hold in place of their names, which say nothing of it."""
+    if isinstance(value, list | tuple):
+        return [_held(v) for v in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {k: _hashes(v) if k in _FOLDERS and v else _held(v) for k, v in value.items()}
+
+
+_FOLDERS = ("upon", "tuned", "found")
+"""Options that name what earlier runs left."""
+
+
+def _hashes(folders: str | list[str]) -> list[str]:
+    """The hash of each folder's weights."""
+    from ..artefacts import weights_in
+
+    return [hash_file(weights_in(Path(f))) for f in ([folders] if isinstance(folders, str) else folders)]
 
 
 def _told(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import random
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -17,6 +18,9 @@ from .templates import plain
 
 Policy = Literal["truncate", "drop", "stop"]
 Message = Mapping[str, Any]
+
+_HIDDEN = 0.15
+"""Share of the tokens that a masked language model is asked for."""
 
 
 class Reader:
@@ -265,6 +269,37 @@ class Reader:
                 pieces = [closed[i : i + self.max_length] for i in range(0, len(closed) - 1, self.max_length - 1)]
             made.append([Encoding(p, [IGNORED, *p[1:]], full=len(p)) for p in pieces])
         return made
+
+    def hidden(self, texts: Sequence[str]) -> list[list[Encoding]]:
+        """Plain texts in pieces of which some tokens are hidden; these are supervised (masked language modelling).
+
+        Of each piece 15 % of the tokens are asked for, one at least: 8 of 10 show the mask, one a random token, one itself,
+        as in Devlin et al. 2019, arXiv:1810.04805, sec. 3.1. The choice follows from the piece, so that every pass asks the
+        same.
+
+        Raises:
+            InputError: the tokenizer has no mask.
+        """
+        (before, after), made = self.around, []
+        size = self.max_length - len(before) - len(after)
+        for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]:
+            pieces = [self._hide(ids[i : i + size]) for i in range(0, len(ids), size)]
+            made.append([
+                Encoding([*before, *shown, *after], [IGNORED] * len(before) + asked + [IGNORED] * len(after),
+                         full=len(before) + len(shown) + len(after))
+                for shown, asked in pieces
+            ])  # fmt: skip
+        return made
+
+    def _hide(self, ids: list[int]) -> tuple[list[int], list[int]]:
+        """What is shown of a piece, and what is asked of it."""
+        draw = random.Random(hashlib.sha256(str(ids).encode()).digest())
+        chosen = {i for i in range(len(ids)) if draw.random() < _HIDDEN} or {draw.randrange(len(ids))}
+        mask, shown = self.tokenizer.convert_tokens_to_ids(self.mask), list(ids)
+        for i in sorted(chosen):
+            lot = draw.random()
+            shown[i] = mask if lot < 0.8 else draw.randrange(len(self.tokenizer)) if lot < 0.9 else ids[i]
+        return shown, [t if i in chosen else IGNORED for i, t in enumerate(ids)]
 
     def beginning(self, text: str) -> list[int]:
         """The ids of a text that the model is to go on with."""

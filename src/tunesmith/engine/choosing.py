@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..masks import EntryMask, Mask, Moment
 from ..models.anatomy import Weight
+from ..sparse import SparseDelta
 from .batches import epoch_steps
 from .step import count_units
 
@@ -53,6 +54,8 @@ class Chooser:
         assert self.mask is not None
         if self.entries is not None and self.entries.scout:
             yield from self._scout(self.entries)
+        elif self.entries is not None and self.entries.found:
+            self._recall(self.entries)
         elif self.mask.samples:
             yield {"event": "note", "text": f"the mask observes {self.mask.samples} rows"}
             self.observe(self.mask.samples, 0)
@@ -133,6 +136,16 @@ class Chooser:
         if not mask.keeps_head:
             self.host.load(others, training=True)
 
+    @torch.no_grad()
+    def _recall(self, mask: EntryMask) -> None:
+        """Show the mask what an earlier full tuning changed; what the difference does not name has not changed."""
+        delta = SparseDelta.load(mask.found).within(self.host.trunk)
+        delta.check(self.host.model, self.host.begun)
+        for weight in self.host.choosable(mask):
+            values = weight.parameter.detach()
+            change = delta.dense(weight.name).to(values) if weight.name in delta.entries else torch.zeros_like(values)
+            mask.weigh(weight, values, change)
+
     def _train(self, mask: EntryMask, steps: int) -> Iterator[dict[str, Any]]:
         from .loop import Budget, Loop
 
@@ -200,6 +213,8 @@ class Chooser:
             other = self._other.get(name)
             if other is not None and patch.values.grad is not None:
                 patch.values.grad = self.entries.reconcile(patch, patch.values.grad, other)
+            if patch.values.grad is not None:
+                self.entries.watch(patch, patch.values.grad)
             pull = self.entries.pull(patch)
             if pull is not None:
                 patch.values.grad = pull if patch.values.grad is None else patch.values.grad + pull

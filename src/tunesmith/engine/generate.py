@@ -168,7 +168,13 @@ def _prefilled(host: Host, prompts: Sequence[Sequence[int]], device: torch.devic
     """The cache of all prompts without their last tokens, read without padding where the model packs and that saves enough."""
     width = max(len(p) for p in prompts) - 1
     tokens = sum(len(p) - 1 for p in prompts)
-    if host.packer is None or not host.packs or host.lengthened or not 0 < tokens <= PREPACK * width * len(prompts):
+    if (
+        host.packer is None
+        or not host.packs
+        or host.lengthened
+        or host.reads
+        or not 0 < tokens <= PREPACK * width * len(prompts)
+    ):
         return {}
     ids = torch.tensor([[*p[:-1], *[0] * (width + 1 - len(p))] for p in prompts], device=device)
     mask = torch.tensor([[1] * (len(p) - 1) + [0] * (width + 1 - len(p)) for p in prompts], device=device)

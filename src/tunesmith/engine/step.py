@@ -343,7 +343,7 @@ class Step:
     @property
     def _writes(self) -> bool:
         """Whether the head is a language model's, whose logits are too many to be held at every place."""
-        return self.head in ("causal-lm", "seq2seq-lm")
+        return self.head in ("causal-lm", "seq2seq-lm", "masked-lm")
 
     @property
     def _places(self) -> Tensor | None:
@@ -382,6 +382,8 @@ class Step:
 
     def _inputs(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         inputs = {**self.inputs, **changes}
+        if self.host.reads and self.head == "causal-lm" and self.mask is not None:
+            inputs["given"] = self.mask.cumsum(1) - self.mask.long() == 0
         if self.head == "seq2seq-lm" and "decoder_input_ids" not in inputs:
             inputs["decoder_input_ids"] = self._shifted_labels()
         return inputs

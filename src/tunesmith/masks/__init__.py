@@ -117,6 +117,7 @@ class EntryMask(Mask):
         keeps_head: whether adapters and newly made tensors keep what they learned in it.
         refreshes: how often in a run the choice is looked at again, at even distances.
         looks: training rows whose gradients it observes before each of these.
+        found: folder of a stored difference that stands for the full tuning; empty where there is none.
     """
 
     sparse: ClassVar[bool] = True
@@ -126,6 +127,7 @@ class EntryMask(Mask):
     scout = 0.0
     refreshes = 0
     looks = 0
+    found = ""
 
     def __init__(
         self,
@@ -163,9 +165,12 @@ class EntryMask(Mask):
 
     def compare(self, weight: Weight, before: Tensor) -> None:
         """After scouting: score a weight by what the tuning did to it."""
+        self.weigh(weight, before, weight.parameter.detach() - before)
+
+    def weigh(self, weight: Weight, before: Tensor, change: Tensor) -> None:
+        """Score a weight by what a full tuning made of it; both of its shape."""
         if self.score.reads == "change":
-            change = oriented(weight, weight.parameter.detach() - before)
-            self.scores[weight.name] = self.score.fold(None, oriented(weight, before), change)
+            self.scores[weight.name] = self.score.fold(None, oriented(weight, before), oriented(weight, change))
 
     @torch.no_grad()
     def _fold(self, weight: Weight, grad: Tensor) -> None:
@@ -197,6 +202,9 @@ class EntryMask(Mask):
     def chain(self, patch: Patch, grad: Tensor) -> Tensor:
         """The gradient of the values from that of the entries: the derivative of `difference`."""
         return grad
+
+    def watch(self, patch: Patch, grad: Tensor) -> None:
+        """See the whole step's gradient of the values, (k,)."""
 
     def pull(self, patch: Patch) -> Tensor | None:
         """What is added to the gradient of the values, for a penalty on them."""

@@ -21,14 +21,16 @@ class LT_SFT(EntryMask):  # noqa: N801
     Settings:
         density: share of the model's entries that move.
         scout: length of the full tuning as a multiple of the budget.
+        found: folder of a stored difference of a full tuning from the same base, in place of a tuning now: one serves
+            several densities.
         l1: weight of the mean absolute difference from the base, over all entries, that is added to the loss.
     """
 
     rate: ClassVar[float] = 5e-4
 
-    def __init__(self, *, density: Share = 0.05, scout: Positive = 1.0, l1: NonNegative = 0.1):
+    def __init__(self, *, density: Share = 0.05, scout: Positive = 1.0, found: str = "", l1: NonNegative = 0.1):
         super().__init__(score="change", density=density, scope="model")
-        self.scout, self.l1 = scout, l1
+        self.scout, self.found, self.l1 = 0.0 if found else scout, found, l1
 
     def trains(self, weight: Weight) -> bool:
         return weight.role != "norm"

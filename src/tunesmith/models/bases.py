@@ -24,6 +24,7 @@ HEADS = {
     "token-classification": "AutoModelForTokenClassification",
     "causal-lm": "AutoModelForCausalLM",
     "seq2seq-lm": "AutoModelForSeq2SeqLM",
+    "masked-lm": "AutoModelForMaskedLM",
     "masked-cloze": "AutoModelForMaskedLM",
     "causal-cloze": "AutoModelForCausalLM",
 }
@@ -123,8 +124,9 @@ def load(
     seed: int = 0,
     problem: str | None = None,
 ) -> Loaded:
-    """Load a base with a head: ``sequence-classification``, ``token-classification``, ``causal-lm`` or ``seq2seq-lm``;
-    ``masked-cloze`` and ``causal-cloze`` are a language model's head that tells classes by words.
+    """Load a base with a head: ``sequence-classification``, ``token-classification``, ``causal-lm``, ``seq2seq-lm`` or
+    ``masked-lm``, which an encoder gets newly made where it has none; ``masked-cloze`` and ``causal-cloze`` are a language
+    model's head that tells classes by words.
 
     ``labels`` name the outputs of a classifier; without labels a sequence classifier predicts one number.
     ``problem`` overrides transformers' ``problem_type``, e.g. ``multi_label_classification``. Weights that the base
@@ -216,7 +218,7 @@ def _read(path: Path, name: str, revision: str | None, architecture: Architectur
 
 def _check_head(info: BaseInfo, head: str) -> None:
     needed = {"causal-lm": "decoder", "causal-cloze": "decoder", "masked-cloze": "encoder",
-              "seq2seq-lm": "encoder-decoder"}.get(head, info.architecture)  # fmt: skip
+              "masked-lm": "encoder", "seq2seq-lm": "encoder-decoder"}.get(head, info.architecture)  # fmt: skip
     if info.architecture != needed:
         raise InputError(
             f"is an {info.architecture}" if info.architecture.startswith("e") else f"is a {info.architecture}",

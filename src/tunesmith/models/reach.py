@@ -60,6 +60,33 @@ def enter(site: Site, change: Callable[[Tensor], Tensor]) -> Any:
     return site.module.register_forward_pre_hook(lambda m, a: (change(a[0]), *a[1:]))
 
 
+def listen(site: Site, see: Callable[[Tensor], None]) -> Any:
+    """Tell ``see``, before each pass, which places hold text: bool (rows, length); gives a handle.
+
+    It comes first of all that stands before the trunk, so that it sees no virtual tokens. Where a cache holds what came before,
+    the new places are the model's own writing and no text.
+
+    Args:
+        site: the site of kind ``input``.
+        see: gets the places.
+    """
+    signature = inspect.signature(site.module.forward)
+
+    def before(module: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        given = signature.bind_partial(*inputs, **named).arguments
+        given |= given.pop("kwargs", {})
+        read = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
+        cache, mask = given.get("past_key_values"), given.get("attention_mask")
+        places = read.new_ones(read.shape[:2], dtype=torch.bool)
+        if cache is not None and cache.get_seq_length():
+            places = ~places
+        elif mask is not None and mask.ndim == 2:
+            places = mask[:, -read.shape[1] :].bool()
+        see(places)
+
+    return site.module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)
+
+
 def _kept(act: Act, x: Tensor, y: Tensor) -> Tensor:
     """The new output in the type of the old one: the next module is frozen in it."""
     return act(x, y).to(y.dtype)

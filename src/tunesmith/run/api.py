@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +83,17 @@ def free_folder(out: Path, recipe: Recipe) -> Path:
     return folder
 
 
-def open_run(folder: str | Path) -> Run:
+def open_run(folder: str | Path, *, exchange: Mapping[str, str] = {}) -> Run:
     """A finished run, to be used.
 
+    Args:
+        folder: of the run.
+        exchange: folder of an earlier run that it stands on -> folder of another that takes its place; see `Run`.
+
     Raises:
-        InputError: the folder holds no finished run.
+        InputError: the folder holds no finished run, or it does not stand on what is to be exchanged.
     """
-    return Run(folder)
+    return Run(folder, exchange=exchange)
 
 
 def predict(folder: str | Path, rows: Any) -> list[Any]:
@@ -107,7 +111,9 @@ def evaluate(folder: str | Path, rows: Any) -> dict[str, Any]:
     return Run(folder).evaluate(rows)
 
 
-def predict_file(folder: str | Path, rows: str, out: Path | None, *, force: bool = False) -> None:
+def predict_file(
+    folder: str | Path, rows: str, out: Path | None, *, force: bool = False, exchange: Mapping[str, str] = {}
+) -> None:
     """Predict for each row of a file; write its columns with the predictions beside them.
 
     Args:
@@ -115,6 +121,7 @@ def predict_file(folder: str | Path, rows: str, out: Path | None, *, force: bool
         rows: file of rows.
         out: csv, jsonl or parquet file; None prints JSON lines.
         force: replace ``out`` if it exists.
+        exchange: see `Run`.
 
     Raises:
         InputError: ``out`` exists or has an unknown suffix, or the rows lack a column.
@@ -125,7 +132,7 @@ def predict_file(folder: str | Path, rows: str, out: Path | None, *, force: bool
         raise InputError("is there already", where=out, fix="name another file, or --force to replace it")
     from ..data.rows import read
 
-    run = Run(folder)
+    run = Run(folder, exchange=exchange)
     table = read(rows)
     said = run.predict(table)
     records = [{**table[i], **_columns(value)} for i, value in enumerate(said)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from ..host import Host
 from ..losses import Loss
 from ..models.bases import BaseInfo, load, sketch
 from ..recipe import Recipe
+from ..sparse import SparseDelta
 
 
 def device() -> torch.device:
@@ -53,6 +56,7 @@ def make_host(
     loaded = load(base, head, labels=labels, seed=recipe.seed, problem=problem_of(head, labels, multi=multi))
     host = Host(loaded.model, loaded.fresh if trained is None else trained)
     host.to(device())
+    _begin_from(host, recipe.upon)
     _equip(host, recipe, begin=trained is None, choose=trained is None)
     if recipe.gradient_checkpointing:
         host.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -99,6 +103,23 @@ def sketch_host(recipe: Recipe, base: BaseInfo, head: str, labels: list[str] | N
         kwargs = {"use_reentrant": False, "preserve_rng_state": False}
         host.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
     return host
+
+
+def _begin_from(host: Host, folders: Sequence[str]) -> None:
+    """Add what earlier runs changed of this base; tensors of another task's head are left out, and that is said.
+
+    Raises:
+        InputError: a folder holds no difference, or one of another base.
+    """
+    if not folders:
+        return
+    whole = reduce(operator.add, [SparseDelta.load(folder) for folder in folders])
+    delta = whole.within(host.trunk)
+    delta.apply(host.model)
+    host.begun = {name: mine.sha256 for name, mine in delta.entries.items()}
+    host.notes.append(f"{len(delta):,} entries begin as earlier runs left them")
+    if left := sorted(whole.entries.keys() - delta.entries.keys()):
+        host.notes.append(f"left out, as parts of another head: {', '.join(left)}")
 
 
 def _equip(host: Host, recipe: Recipe, *, begin: bool, choose: bool) -> None:

@@ -95,6 +95,8 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
     made = _begin(prepared, folder)
     _open_folder(prepared, folder, force, resume)
     log = EventLog(folder / "events.jsonl")
+    for text in made.host.notes:
+        listen({"event": "note", "text": text})
 
     def hear(event: Mapping[str, Any]) -> None:
         log(event)

@@ -44,12 +44,14 @@ class Run:
     Args:
         folder: folder of the run.
         adapter: a copy of its adapter to use in place of its own.
+        exchange: folder of an earlier run that this one stands on (``upon``, an adapter's ``tuned`` where it is
+            ``frozen``) -> folder of another that takes its place, such as one language for another.
 
     Raises:
-        InputError: it holds no run, or one that is not finished.
+        InputError: it holds no run, or one that is not finished, or does not stand on what is to be exchanged.
     """
 
-    def __init__(self, folder: str | Path, *, adapter: Path | None = None):
+    def __init__(self, folder: str | Path, *, adapter: Path | None = None, exchange: Mapping[str, str] = {}):
         self.folder = Path(folder)
         if not (self.folder / "recipe.yaml").exists():
             raise InputError("holds no run", where=self.folder, expected="the folder of a run, e.g. runs/NAME")
@@ -59,6 +61,8 @@ class Run:
         if not self.replays and not self.artefact.exists():
             again = f"tunesmith tune {self.folder / 'recipe.yaml'} --out {self.folder.parent} --name {self.folder.name}"
             raise InputError("the run is not finished", where=self.folder, fix=f"go on with: {again} --resume")
+        self.exchange = {str(old): str(new) for old, new in exchange.items()}
+        self._check_exchange()
         self.facts: dict[str, Any] = json.loads((self.folder / "data.json").read_text(encoding="utf-8"))
         self.task = tasks.from_dict(self.facts["task"])
 
@@ -103,12 +107,28 @@ class Run:
             return host.eval()
         trained = _manifest(folder)
         if self._beside_base:
-            host = make_host(self.recipe, self.base, head, labels, multi=self._multi, trained=trained)
+            upon = [self.exchange.get(lower, lower) for lower in self.recipe.upon]
+            recipe = self.recipe.updated({"upon": upon})
+            host = make_host(recipe, self.base, head, labels, multi=self._multi, trained=trained)
             artefacts.load_adapter(host, folder)
+            self._exchange_adapters(host)
         else:
             host = Host(load(resolve(str(folder)), head, labels=labels, seed=0).model, trained)
             artefacts.check_manifest(host, folder)
         return host.to(device()).eval()
+
+    def _check_exchange(self) -> None:
+        below = [c.settings["tuned"] for c in self.recipe.adapter if c.settings["frozen"]] + self.recipe.upon
+        for old in self.exchange:
+            if old not in below:
+                raise InputError(f"does not stand on {old}", where=self.folder,
+                                 expected=" or ".join(n for n in below if n) or "a run that stands on another")  # fmt: skip
+
+    def _exchange_adapters(self, host: Host) -> None:
+        """Let frozen adapters hold what another run made of them."""
+        for chosen, adapters in zip(self.recipe.adapter, host.techniques(), strict=True):
+            if chosen.settings["frozen"] and (new := self.exchange.get(chosen.settings["tuned"])):
+                artefacts.begin(host, [host.name_of(a) for a in adapters], Path(new))
 
     @property
     def _beside_base(self) -> bool:
@@ -152,7 +172,7 @@ class Run:
             a list of tags, or a text.
         """
         table = self._table(rows)
-        if self.task.name in ("generate", "chat", "lm", "prefer"):
+        if self._writes:
             return self._write([table[i] for i in range(len(table))])
         encoded = self._encode(table)
         outputs = engine.read(self.reading, encoded)
@@ -201,7 +221,7 @@ class Run:
         Raises:
             InputError: the run's task writes no text.
         """
-        if self.task.name not in ("generate", "chat", "lm", "prefer"):
+        if not self._writes:
             raise InputError(f"task {self.task.name} writes no text", where=self.folder, fix="use predict")
         table = self._table(list(prompts))
         with self.base_only() if base else _nothing():
@@ -216,6 +236,18 @@ class Run:
         if not self._beside_base:
             raise InputError("the run holds no base beside its model", where=self.folder, fix="use the base itself")
         return self.host.off()
+
+    @property
+    def _writes(self) -> bool:
+        """Whether the run answers by writing.
+
+        Raises:
+            InputError: it is a masked language model, which says what is hidden and neither writes nor predicts.
+        """
+        if self.task.name == "lm" and self.base.architecture == "encoder":
+            raise InputError("is a masked language model, which writes no text", where=self.folder, fix="use evaluate, "
+                             "or let another run stand on it: upon, or an adapter's tuned")  # fmt: skip
+        return self.task.name in ("generate", "chat", "lm", "prefer")
 
     def _write(self, rows: list[dict[str, Any]], sampling: Sampling = Sampling()) -> list[str]:  # noqa: B008
         task: Any = self.task
@@ -342,6 +374,9 @@ class Run:
             raise InputError(f"form {form!r}", expected="auto, merged, adapter or log")
         if out.exists() and not force:
             raise InputError("is there already", where=out, fix="name another folder, or --force to replace it")
+        if self.exchange:
+            raise InputError("stands on something exchanged, and nothing is known that an export could be checked against",
+                             where=self.folder, fix="export it as it was trained")  # fmt: skip
         if self.replays:
             raise InputError("is the log of a run", where=self.folder, fix="export from the run itself")
         if form == "log":

@@ -10,17 +10,18 @@ if TYPE_CHECKING:
 
 
 class LanguageModel(Task):
-    """Predict the next token of plain text. Long texts are cut into pieces; no token is lost."""
+    """Predict the next token of plain text, or on an encoder the hidden ones. Long texts are cut; no token is lost."""
 
     name = "lm"
     roles: ClassVar[Mapping[str, Sequence[str]]] = {"text": ("text", "content", "document", "body", "article")}
     metric = "loss"
     greater = False
     per_token = True
-    heads: ClassVar[Mapping[str, str]] = {"decoder": "causal-lm"}
+    heads: ClassVar[Mapping[str, str]] = {"decoder": "causal-lm", "encoder": "masked-lm"}
 
     def encode(self, rows: Sequence[Mapping[str, Any]], reader: Reader) -> list[list[Encoding]]:
-        return reader.documents([str(self.value(row, "text")) for row in rows])
+        texts = [str(self.value(row, "text")) for row in rows]
+        return reader.hidden(texts) if reader.architecture == "encoder" else reader.documents(texts)
 
     def target(self, row: Mapping[str, Any]) -> str:
         return str(self.value(row, "text"))
