@@ -106,6 +106,13 @@ def test_what_cannot_pack_says_so(family: str) -> None:
         Host(tiny(family)).pack()
 
 
+def test_an_adapter_that_acts_at_places_of_a_row_says_so() -> None:
+    host = Host(tiny("llama"))
+    host.reads = True
+    with pytest.raises(InputError, match="packing: an adapter acts at places of each row"):
+        host.pack()
+
+
 def test_a_model_that_counts_places_itself_is_found_out() -> None:
     made = work("bert")
     made.host.pack()

@@ -145,24 +145,12 @@ def _check(work: Work) -> None:
         reason = "this task makes several sequences of a row"
     elif mask is not None and (mask.sparse or mask.samples):
         reason = f"mask {type(mask).__name__} chooses during the run what trains"
-    elif not _stays(work, row):
-        reason = "other tokens of a row are hidden each time that it is read"
     elif looks:
         reason = f"the loss looks at {looks[0]} of every layer"
     elif work.host.observes()[0]:
         reason = "an adapter looks at rows before it trains"
     if reason:
         raise InputError(reason, where=_WHERE, expected="the same hidden states throughout", fix="leave it out")
-
-
-def _stays(work: Work, row: dict[str, Any]) -> bool:
-    """Whether a row is the same whatever the draws."""
-    found = []
-    with torch.random.fork_rng(devices=[]):
-        for seed in range(2):
-            torch.manual_seed(seed)
-            found.append(work.collate([row] * 8)["input_ids"])
-    return isinstance(found[0], FakeTensor) or torch.equal(*found)
 
 
 def _check_drop_out(work: Work, below: Below, inputs: Mapping[str, Any], example: Tensor) -> None:
