@@ -117,6 +117,9 @@ PLACE_LINES = {
     "prompt_bank": ({"length": 2, "memories": 5, "asking": 3}, bank),
     "ept": ({"length": 3, "places": 4, "rank": 2, "spaces": 2, "size": 3, "asking": 2}, ept),
     "cpt": ({"context": [7, 8, 9], "fixed": [2]}, lambda x, y, a: in_front(a.base + a.move, y)),
+    "bayes_prompt": ({"length": 3, "particles": 2}, lambda x, y, a: in_front(a.prompt, y)),
+    "discrete_prompt": ({"length": 3, "candidates": 7}, lambda x, y, a: in_front(
+        torch.stack([a.vectors[max(range(7), key=row.tolist().__getitem__)] for row in a.logits]), y)),
     "prefix_tuning": ({"length": 3, "hidden": 5}, prefix),
     "ptuningv2": ({"length": 3}, lambda x, y, a: torch.stack(a.prefix.split(a.site.outputs, 1))),
     "apt": ({"length": 5, "rank": 2}, apt),

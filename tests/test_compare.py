@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tunesmith import recipe as recipes
 from tunesmith.comparing import arena
 from tunesmith.comparing.comparison import Comparison, compare
 from tunesmith.comparing.identity import Identities, codes
+from tunesmith.comparing.pool import Worker
 from tunesmith.comparing.statistics import (
     Effect,
     adjusted,
@@ -35,6 +37,7 @@ from tunesmith.comparing.statistics import (
     visible,
 )  # fmt: skip
 from tunesmith.comparing.store import Store
+from tunesmith.comparing.work import FORKS
 from tunesmith.evaluation.answers import Answers
 
 
@@ -264,6 +267,24 @@ def test_flops_are_those_of_the_products(compared: Compared) -> None:
     wider = cost["three"]["trainable"] - cost["two"]["trainable"]
     more = cost["three"]["flops"] / cost["three"]["tokens"] - cost["two"]["flops"] / cost["two"]["tokens"]
     assert more == pytest.approx(6 * wider, rel=0.05)
+
+
+@pytest.mark.skipif(not FORKS, reason="jobs are copies of a process on Linux alone")
+def test_a_job_that_crashes_or_is_killed_is_one_line_and_the_next_goes_on(
+    recipe: recipes.Recipe, tmp_path: Path
+) -> None:
+    payload = {"values": recipe.to_dict(), "what": "before", "folder": str(tmp_path), "threads": 1}
+    with Worker(1) as worker, ThreadPoolExecutor(1) as aside:
+        crashed = worker.carry_out({"nonsense": 1})
+        assert crashed["outcome"] == "failed" and "nonsense" in crashed["error"] and "\n" not in crashed["error"]
+        assert worker._process is not None
+        children = Path(f"/proc/{worker._process.pid}/task/{worker._process.pid}/children")
+        job = aside.submit(worker.carry_out, payload)
+        while not (pids := children.read_text().split()):
+            time.sleep(0.01)
+        os.kill(int(pids[0]), signal.SIGKILL)
+        assert "SIGKILL" in job.result()["error"]
+        assert worker.carry_out(payload) == {"outcome": "done"}
 
 
 def test_rows_that_differ_are_not_compared(recipe: recipes.Recipe, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ class Adapter(nn.Module):
         peft_prompts: PEFT's names of the techniques that it keeps as one matrix of virtual tokens and that this one reads.
         observes: micro-batches of training rows that it has to see before training (`observe`, `settle`); 0 for none.
         gradients: whether `observe` also wants the gradient of the loss.
+        draws: whether its parameters are logits of choices, which gradient ``policy_gradient`` can move.
         enters: whether all that it does is to change what its layer reads (`enter`). Alone at a whole layer it is then
             called before it, and costs no second pass through its weight; elsewhere its ``forward`` is used.
         reads: whether it has to know which places hold the text that the model is given (``text``).
@@ -60,6 +61,7 @@ class Adapter(nn.Module):
     peft_prompts: ClassVar[tuple[str, ...]] = ()
     observes: ClassVar[int] = 0
     gradients: ClassVar[bool] = False
+    draws = False
     enters = False
     reads = False
     text: ClassVar[Tensor | None] = None

@@ -52,6 +52,11 @@ class Lab:
         fill(self._store, [j for several in jobs for j in several], on=self._on, workers=self._workers, hear=self.say)
         return [[self._take(j.identity) for j in several] for several in jobs]
 
+    def each(self, recipes: Sequence[Recipe]) -> list[Result]:
+        jobs = [self._job(r.updated({"seed": s})) for r, s in zip(recipes, self.seeds, strict=True)]
+        fill(self._store, jobs, on=self._on, workers=self._workers, hear=self.say)
+        return [self._take(job.identity) for job in jobs]
+
     def _job(self, recipe: Recipe) -> Job:
         parts = [c.name for c in (*recipe.adapter, *([recipe.mask] if recipe.mask else []))]
         rows = Path(str(recipe.rows.train).removeprefix("packaged:")).name

@@ -109,6 +109,7 @@ class Work:
         together: the processes that share every step's rows.
         words: makes ids of a text, for terms that put words around rows.
         chunked: whether a language model's logits are made in chunks, where cross-entropy alone is asked.
+        held_out: encoded validation rows, for terms that ask what a step does to them.
     """
 
     host: Host
@@ -134,6 +135,7 @@ class Work:
     together: Processes = ALONE
     words: Words | None = None
     chunked: bool = False
+    held_out: Rows | None = None
 
 
 @dataclass
@@ -280,8 +282,17 @@ class Loop:
         keep = {what for term in self.work.losses for what in term.keeps}
         return Step(
             self.work.host, moved, self.work.head, progress=self._progress(), keep=keep, moved=self.state.step > 0,
-            words=self.work.words,
+            words=self.work.words, held_out=self._held_out,
         )  # fmt: skip
+
+    def _held_out(self) -> Step | None:
+        """As many validation rows as a step has, the same for all micro-batches of a step."""
+        rows = self.work.held_out
+        if rows is None or not len(rows):
+            return None
+        draw = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+        chosen = torch.randperm(len(rows), generator=draw)[: self.work.rows_per_step]
+        return self._seen(self.work.collate(rows.take(chosen.numpy())))
 
     # ------------------------------------------------------------------ the loop
 

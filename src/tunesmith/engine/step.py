@@ -33,7 +33,7 @@ NEVER = -1e4
 IGNORED = -100
 """The label of a place where nothing is supervised."""
 
-NOT_INPUTS = ("labels", "good", "pairs", "controlled", "source", "choices", "rationale", "below", *cloze.PLAN)
+NOT_INPUTS = ("labels", "good", "pairs", "controlled", "source", "choices", "rationale", "soft", "below", *cloze.PLAN)
 """What a batch holds for the losses; the model does not see it."""
 
 ROW_HEADS = ("sequence-classification", *cloze.HEADS)
@@ -81,6 +81,7 @@ class Step:
         keep: what the main pass keeps for the losses that ask for it (``states``, ``activations``).
         moved: whether training has begun, so that the model's own weights may not be the base's any more.
         words: makes ids of a text, for terms that put words around rows.
+        held_out: gives a batch of validation rows under the same model, for terms that ask for it.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Step:
         keep: Collection[str] = (),
         moved: bool = False,
         words: Words | None = None,
+        held_out: Callable[[], Step | None] = lambda: None,
     ):
         self.host = host
         self.batch = batch
@@ -102,6 +104,7 @@ class Step:
         self.mask = supervised(self.labels, head)
         self.moved = moved
         self._words = words
+        self._held_out = held_out
         self._keep = frozenset(keep)
         self._draws = 0
 
@@ -244,6 +247,11 @@ class Step:
         guest = self.host.guests[model]
         with torch.no_grad(), as_in_use(guest):
             return Step(guest, self.batch, self.head).run(keep=keep)
+
+    @cached_property
+    def held_out(self) -> Step | None:
+        """Validation rows, drawn anew at each optimizer step from its seed; None where there are none."""
+        return self._held_out()
 
     def on(self, batch: dict[str, Tensor]) -> Step:
         """Another batch, seen by the same model."""

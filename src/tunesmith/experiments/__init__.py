@@ -69,6 +69,9 @@ class Lab(Protocol):
     def results(self, *recipes: Any, seeds: Sequence[int] | None = None) -> list[list[Any]]:
         """For each recipe its results (`tunesmith.comparing.result.Result`), one a seed; missing ones are computed."""
 
+    def each(self, recipes: Sequence[Any]) -> list[Any]:
+        """The result of each recipe with the seed of its place: one a seed, where seeds differ in more than their number."""
+
     def before(self, recipe: Any) -> Any:
         """The result of what tuning has to beat: a language model's untuned base, a linear probe on an encoder."""
 

@@ -425,6 +425,7 @@ def _work(made: Trained, hear: Listener = lambda event: None) -> Work:
         mask=recipe.mask.build() if recipe.mask else None,
         words=made.prepared.reader,
         chunked=recipe.chunked_loss,
+        held_out=validation,
     )
     if recipe.cache_activations is False:
         return work
