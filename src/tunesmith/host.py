@@ -22,6 +22,8 @@ from .masks._weights import check_roles
 from .models import attention
 from .models.anatomy import Anatomy, Site, Weight, untie
 from .models.around import layer as around_layer
+from .models.below import Below
+from .models.packing import Packer
 from .models.reach import Instead, enter, listen, reach
 from .patches import Patch
 
@@ -62,6 +64,8 @@ class Host(nn.Module):
         self.reads = False
         self._given: Tensor | None = None
         self.head_rows: Tensor | None = None
+        self.packer: Packer | None = None
+        self.below: Below | None = None
         self.train_only()
 
     @property
@@ -330,20 +334,29 @@ class Host(nn.Module):
         self.origin = {n: p.detach().clone() for n, p in self.trainable().items() if n.startswith("model.")}
 
     @contextlib.contextmanager
-    def head_only_at(self, places: Tensor) -> Iterator[None]:
+    def head_only_at(self, places: Tensor, first: int | None = None) -> Iterator[list[Tensor]]:
         """Inside this block a language model's head is applied only at these places: its logits are (places, vocabulary).
 
         Args:
             places: mask over (rows, length) of the head's input; ``head_rows`` says whose each place is, (places,).
+            first: apply it only to so many of them, the first ones.
+
+        Yields:
+            What the head would read at all of them, (places, size), pass by pass.
         """
+        found: list[Tensor] = []
 
         def select(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (inputs[0][places], *inputs[1:])
+            chosen = inputs[0][places]
+            if first is None:
+                return (chosen, *inputs[1:])
+            found.append(chosen)
+            return (chosen[:first], *inputs[1:])
 
         handle = self.model.get_output_embeddings().register_forward_pre_hook(select)
         self.head_rows = places.nonzero()[:, 0]
         try:
-            yield
+            yield found
         finally:
             self.head_rows = None
             handle.remove()
@@ -351,6 +364,29 @@ class Host(nn.Module):
     def look_again(self) -> None:
         """Take note of the model's tensors anew, where something has put others in their place."""
         self.anatomy = Anatomy(self.model, self.anatomy.fresh)
+
+    def pack(self) -> None:
+        """From here on the trunk reads the rows of a batch end to end (`tunesmith.models.packing`); what is attached later
+        to its input would see them so.
+
+        Raises:
+            InputError: the model cannot, or an adapter acts at places that it counts within rows.
+        """
+        if self.reads:
+            raise InputError("an adapter acts at places of each row, and packing lays rows end to end", where="packing",
+                             fix="leave packing out")  # fmt: skip
+        if self.packer is None:
+            self.packer = Packer(self.model, next((s for s in self.anatomy.places if s.kind == "input"), None))
+
+    @property
+    def packs(self) -> bool:
+        """Whether batches are read without their padding."""
+        return self.packer is not None and self.packer.ready
+
+    @property
+    def lengthened(self) -> bool:
+        """Whether something attached adds tokens, keys or values of its own."""
+        return any(site.kind in ("input", "attention") for site in self._sites.values())
 
     def forward(self, *, given: Tensor | None = None, **batch: Any) -> Any:
         """The model's output for a batch, with everything that is attached.

@@ -174,6 +174,14 @@ class Recipe(_Strict):
     sharded: bool = Field(
         False, description="several processes share the model out (FSDP2): each keeps its part of the weights"
     )
+    packing: bool = Field(False, description="rows go through the layers end to end, not padded: the same result")
+    chunked_loss: bool = Field(
+        False, description="a language model's logits are made and let go of in chunks: less memory, the same result"
+    )
+    cache_activations: Literal[False, True, "no_dropout"] = Field(
+        False,
+        description="what lies below all that trains is computed once; no_dropout: and nothing is dropped out there",
+    )
     memory: str | None = Field(
         None, description="most memory of the process, e.g. 2GB: micro-batch and recomputation are chosen to fit it"
     )

@@ -24,12 +24,13 @@ from ..losses import Loss
 from ..masks import Mask, Moment
 from ..optimizers import Stepper, Transform
 from ..schedules import Schedule
-from . import checkpoint
+from . import checkpoint, chunked
 from .batches import epoch_steps, micro_batches
 from .choosing import Chooser
 from .components import components, layers_above
 from .health import WATCHED, Watch
 from .memory import is_out_of_memory, peak_bytes
+from .passes import as_in_use
 from .precision import arithmetic
 from .processes import ALONE, Processes
 from .sharding import Gathered, Parting, own, parted, whole, wholes
@@ -109,6 +110,7 @@ class Work:
         mask: which of the model's own weights move, where the choice is made or changes in training.
         together: the processes that share every step's rows.
         words: makes ids of a text, for terms that put words around rows.
+        chunked: whether a language model's logits are made in chunks, where cross-entropy alone is asked.
         held_out: encoded validation rows, for terms that ask what a step does to them and adapters that tune values on them.
         sharded: whether the model has been shared out between the processes (`sharding`).
     """
@@ -135,6 +137,7 @@ class Work:
     mask: Mask | None = None
     together: Processes = ALONE
     words: Words | None = None
+    chunked: bool = False
     held_out: Rows | None = None
     sharded: bool = False
 
@@ -187,6 +190,7 @@ class Loop:
         if self.chooser.settled:
             self._build()
         self.observed = False
+        self.chunks = self._may_chunk()
         self._saved_at = 0.0
 
     def _check_together(self) -> None:
@@ -228,6 +232,9 @@ class Loop:
         if gradient.entries and work.host.patches:
             raise InputError(f"the mask moves single entries, and for this gradient {gradient.entries}",
                              fix="choose a mask of whole tensors, or gradient backprop")  # fmt: skip
+        if gradient.sums and work.host.packs:
+            raise InputError("gradient private needs each row apart, and packing lays them end to end",
+                             fix="leave packing out")  # fmt: skip
         plan = Plan(len(work.rows), work.rows_per_step, self.total_steps, _reversible(self.optimizer))
         self.notes = gradient.begin(work.host, plan)
         reason = why_no_log(self)
@@ -296,6 +303,8 @@ class Loop:
 
     def choose(self) -> Iterator[dict[str, Any]]:
         """Let the mask choose what trains, once, from gradients or from a tuning where it needs them."""
+        if self.chunks and not self.state.step:
+            self._see_head()
         self._observe()
         if self.chooser.settled:
             return
@@ -306,6 +315,8 @@ class Loop:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         yield from self.choose()
         yield from ({"event": "note", "text": text} for text in self.notes)
+        if self.work.chunked and not self.chunks:
+            yield {"event": "note", "text": "chunked_loss: loss or model do more with the logits, which are made whole"}
         if not self.state.stopped:
             yield from self._train()
         self._finish()
@@ -362,7 +373,12 @@ class Loop:
         """The micro-batches of the first epoch."""
         lengths = self.work.rows.lengths
         for indices in epoch_steps(lengths, self.work.rows_per_step, seed=self.work.seed, epoch=0):
-            yield from micro_batches(indices, lengths, self.state.micro_tokens)
+            yield from self._cut(indices)
+
+    def _cut(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """A step's rows as micro-batches."""
+        work = self.work
+        return micro_batches(indices, work.rows.lengths, self.state.micro_tokens, packed=work.host.packs)
 
     def _remaining_steps(self) -> Iterator[np.ndarray]:
         """The rows of every step from here on, epoch after epoch; a resumed run goes on where it was."""
@@ -447,10 +463,7 @@ class Loop:
         """Fill the gradients for this process's rows; when memory runs out, again in smaller micro-batches."""
         while True:
             try:
-                batches = [
-                    self.work.collate(self.work.rows.take(group))
-                    for group in micro_batches(indices, self.work.rows.lengths, self.state.micro_tokens)
-                ]
+                batches = [self.work.collate(self.work.rows.take(group)) for group in self._cut(indices)]
                 units = sum(count_units(b["labels"], self.work.head) for b in batches) if units is None else units
                 rows = sum(len(b["labels"]) for b in batches) if rows is None else rows
                 self.chooser.compare(batches, units)
@@ -503,12 +516,32 @@ class Loop:
                 share = {"units": step.units / max(1, units), "rows": step.rows / (rows or step.rows)}
                 if asks is not None:
                     return asks(step) * share["units"]
-                terms = [term.weight * share[term.mean_over] * term(step) for term in self.work.losses]
+                terms = [term.weight * share[term.mean_over] * self._value(term, step) for term in self.work.losses]
                 if (penalty := self.work.host.penalty()) is not None:
                     terms.append(penalty * share["units"])
                 return torch.stack(terms).sum()
 
         return loss
+
+    def _may_chunk(self) -> bool:
+        """Whether the loss asks for nothing but cross-entropy, and its logits are to be made in chunks."""
+        work = self.work
+        if work.gradient.sums or not chunked.fits(work.losses, work.head):
+            return False
+        longest = int(work.rows.lengths.max()) if len(work.rows) else 0
+        return work.chunked or chunked.too_large(work.host, max(work.tokens, longest))
+
+    def _see_head(self) -> None:
+        """Go back to whole logits where the model does more with them than its head says."""
+        batch = self.work.collate(self.work.rows.take(np.arange(1)))
+        with arithmetic(self.work.dtype, self.device), as_in_use(self.work.host):
+            self.chunks = chunked.is_plain(self._seen(batch))
+
+    def _value(self, term: Loss, step: Step) -> Tensor:
+        """What a term says of a step; in chunks of its places where that was asked for, or whole logits are too large."""
+        if self.chunks and (self.work.chunked or chunked.too_large(self.work.host, step.units)):
+            return chunked.mean_loss(step, term)
+        return term(step)
 
     def _shrink(self, indices: np.ndarray) -> None:
         self.optimizer.zero_grad(set_to_none=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -33,7 +33,7 @@ NEVER = -1e4
 IGNORED = -100
 """The label of a place where nothing is supervised."""
 
-NOT_INPUTS = ("labels", "good", "pairs", "controlled", "source", "choices", "rationale", "soft", *cloze.PLAN)
+NOT_INPUTS = ("labels", "good", "pairs", "controlled", "source", "choices", "rationale", "soft", "below", *cloze.PLAN)
 """What a batch holds for the losses; the model does not see it."""
 
 ROW_HEADS = ("sequence-classification", *cloze.HEADS)
@@ -151,7 +151,8 @@ class Step:
     @cached_property
     def main(self) -> Pass:
         """The one pass that all losses share."""
-        return self.run(keep=self._keep)
+        with self._above():
+            return self.run(keep=self._keep)
 
     @property
     def logits(self) -> Tensor:
@@ -203,6 +204,13 @@ class Step:
             logits = logits.masked_fill(~self.batch["choices"], NEVER)
         states = layer_states(output) if STATES in keep else []
         return Pass(logits, hidden[-1], self._features, states, activations)
+
+    def before_head(self) -> tuple[Tensor, Tensor]:
+        """What a language model's head reads at each supervised place, (units, size), and the logits at the first of them."""
+        assert self.mask is not None
+        with self._above(), self.host.head_only_at(self.mask, first=1) as read:
+            output = call(self.host, self._inputs({}), None)
+        return read[0], output.logits
 
     def again(self) -> Tensor:
         """The logits at the same units from another forward pass, which differs where there is dropout."""
@@ -363,6 +371,12 @@ class Step:
         with self.host.head_only_at(places):
             found: Tensor = self.host(**self._inputs(changes)).logits
         return found
+
+    def _above(self) -> AbstractContextManager[None]:
+        """Inside this block the layers are left out whose states the batch brings (`tunesmith.engine.activations`)."""
+        if "below" not in self.batch or self.host.below is None:
+            return nullcontext()
+        return self.host.below.skipped(self.batch["below"])
 
     def _features(self, hidden: Tensor) -> Tensor:
         if self.head in cloze.HEADS:

@@ -2,7 +2,7 @@
 
 Through transformers' own extension point: an attention function and its mask function registered under a name. Without
 extra keys and other ways it is scaled-dot-product attention unchanged, to the bit. The cache never holds the extra keys, so
-generation needs nothing more.
+generation needs nothing more. Packed rows (`tunesmith.models.packing`) go through the same function.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputError
+from . import packing as packed
 
 NAME = "tunesmith_sdpa"
 _EXTRA: weakref.WeakKeyDictionary[Any, Callable[[Tensor], Tensor | None]] = weakref.WeakKeyDictionary()
@@ -77,7 +78,7 @@ def compute(model: Any, module: Any, way: Way, on: Callable[[], bool]) -> Extens
     Raises:
         InputError: this model computes its attention in a way of its own, or another way is there already.
     """
-    _switch(model)
+    switch(model, "computes it in no other way", "leave forward out")
     if module in _WAYS:
         raise InputError("two ways compute the same attention", where="forward", fix="leave one out")
     _WAYS[module] = (way, on)
@@ -91,7 +92,7 @@ def listening(model: Any, module: Any, hear: Way) -> Iterator[None]:
     Raises:
         InputError: this model computes its attention in a way of its own.
     """
-    _switch(model)
+    switch(model, "computes it in no other way", "leave forward out")
     before = _WAYS.get(module)
     _WAYS[module] = (hear, lambda: True)
     try:
@@ -117,7 +118,7 @@ def extend(
     Raises:
         InputError: this model computes its attention in a way of its own.
     """
-    _switch(model)
+    switch(model, "takes no extra keys", "prepend prompts to its input instead")
 
     def extra(query: Tensor) -> Tensor | None:
         return act(query, query.new_zeros(2, 0, width)) if on() else None
@@ -126,38 +127,76 @@ def extend(
     return Extension(module)
 
 
-def _switch(model: Any) -> None:
+def switch(model: Any, lacks: str, fix: str) -> None:
+    """Let a model compute its attention by the function that is registered here.
+
+    Args:
+        model: the Hugging Face model.
+        lacks: what a model cannot do that computes its attention in a way of its own.
+        fix: what to do about it.
+
+    Raises:
+        InputError: this model is such a one.
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import sdpa_mask
 
     if model.config._attn_implementation == NAME:
         return
     if model.config._attn_implementation != "sdpa":
         raise InputError(
-            f"{type(model).__name__} computes attention by {model.config._attn_implementation!r} and takes no extra keys",
-            expected="scaled-dot-product attention (sdpa)", fix="prepend prompts to its input instead",
+            f"{type(model).__name__} computes attention by {model.config._attn_implementation!r} and {lacks}",
+            expected="scaled-dot-product attention (sdpa)", fix=fix,
         )  # fmt: skip
-
-    def attend(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **named: Any
-    ) -> Any:
-        given = _EXTRA[module](query) if module in _EXTRA else None
-        if given is not None and given.shape[-2]:
-            causal = named.pop("is_causal", None)
-            causal = getattr(module, "is_causal", True) if causal is None else causal
-            key, value, attention_mask = _joined(query, key, value, attention_mask, given, causal)
-            if (bias := named.get("position_bias")) is not None:
-                named["position_bias"] = F.pad(bias, (given.shape[-2], 0))
-            named["is_causal"] = False
-        way, on = _WAYS.get(module, (None, None))
-        if way is None or on is None or not on():
-            return sdpa_attention_forward(module, query, key, value, attention_mask, **named)
-        return way(_asked(module, query, key, value, attention_mask, named)).transpose(1, 2).contiguous(), None
-
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    AttentionInterface.register(NAME, _attend)
+    AttentionMaskInterface.register(NAME, _mask)
     model.set_attn_implementation(NAME)
+
+
+def _mask(*sizes: Any, mask_function: Callable[..., Any] | None = None, **named: Any) -> Tensor | None:
+    """The mask of scaled-dot-product attention; for packed rows what carries one for each of their blocks."""
+    from transformers.masking_utils import causal_mask_function, sdpa_mask
+
+    function, packing = mask_function or causal_mask_function, packed.current()
+    if packing is None:
+        made: Tensor | None = sdpa_mask(*sizes, mask_function=function, **named)
+        return made
+    return packing.carrier(sdpa_mask, function, named)
+
+
+def _attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **named: Any
+) -> tuple[Tensor, None]:
+    """Attention with extra keys where there are some, row by row where rows are packed."""
+    carried = packed.blocks_of(attention_mask)
+    if carried is None:
+        if packed.current() is not None:
+            raise RuntimeError("the model makes a mask of its own, which does not keep packed rows apart")
+        return _attend_rows(module, query, key, value, attention_mask, **named)
+
+    def inner(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return _attend_rows(module, q, k, v, mask, **named)[0]
+
+    return packed.attend(*carried, query, key, value, inner), None
+
+
+def _attend_rows(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **named: Any
+) -> tuple[Tensor, None]:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    given = _EXTRA[module](query) if module in _EXTRA else None
+    if given is not None and given.shape[-2]:
+        causal = named.pop("is_causal", None)
+        causal = getattr(module, "is_causal", True) if causal is None else causal
+        key, value, attention_mask = _joined(query, key, value, attention_mask, given, causal)
+        if (bias := named.get("position_bias")) is not None:
+            named["position_bias"] = F.pad(bias, (given.shape[-2], 0))
+        named["is_causal"] = False
+    way, on = _WAYS.get(module, (None, None))
+    if way is not None and on is not None and on():
+        return way(_asked(module, query, key, value, attention_mask, named)).transpose(1, 2).contiguous(), None
+    said: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **named)[0]
+    return said, None
 
 
 def _asked(

@@ -133,6 +133,8 @@ def _equip(host: Host, recipe: Recipe, *, begin: bool, choose: bool) -> None:
     host.train_only(recipe.mask.build() if recipe.mask and choose else None)
     if not host.count() and choose:
         raise InputError("nothing would train", expected="an adapter or a mask")
+    if recipe.packing:
+        host.pack()
 
 
 def problem_of(head: str, labels: list[str] | None, *, multi: bool) -> str | None:

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from .. import __version__, artefacts
 from ..data.encode import collator
-from ..engine import processes
+from ..engine import packed, processes
+from ..engine.activations import without_lower
 from ..engine.loop import Budget, Loop, Work
 from ..engine.memory import give_back
 from ..engine.precision import pick
@@ -107,7 +108,7 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
     held_out = held_out_rows(prepared)
     started = time.perf_counter()
     before = _before(made, held_out)
-    work = _work(made)
+    work = _work(made, hear)
     _train(made, work, hear)
     after = _after(made, held_out)
     _save(made)
@@ -186,7 +187,7 @@ def score(recipe: Recipe, folder: Path, *, listen: Listener) -> Scored:
         listen(event)
 
     started = time.perf_counter()
-    work = _work(made)
+    work = _work(made, hear)
     _train(made, work, hear)
     after = _after(made, held_out_rows(prepared))
     state = made.host.state()
@@ -331,7 +332,10 @@ def _begin(prepared: Prepared, folder: Path, make: Callable[..., Host] = make_ho
     scale = _scale(prepared, host) if task.name == "regress" else Scale()
     collate = _scaled(collator(task, pad if pad is not None else 0), scale)
     dtype = pick(recipe.precision, device())
-    reading = Reading(host, collate, prepared.head, tokens=2 * recipe.batch.tokens, dtype=dtype)
+    tokens, chunks = 2 * recipe.batch.tokens, recipe.chunked_loss
+    reading = Reading(host, collate, prepared.head, tokens=tokens, dtype=dtype, chunked=chunks)
+    if host.packs and make is make_host:
+        packed.check(reading, prepared.encoded["train"])
     return Trained(prepared, host, reading, scale, folder)
 
 
@@ -399,8 +403,8 @@ def _texts(made: Trained, written: np.ndarray) -> dict[str, Any]:
     return {"answers": Answers([prepared.task.target(r) for r in rows], texts), "stopped": stopped, "rows": rows}
 
 
-def _work(made: Trained) -> Work:
-    """What the loop is given."""
+def _work(made: Trained, hear: Listener = lambda event: None) -> Work:
+    """What the loop is given; ``hear`` hears what is computed ahead."""
     recipe, task = made.prepared.recipe, made.prepared.task
     losses = recipe.loss or [find("loss", task.loss).choose()]
     terms = [c.build() for c in losses]
@@ -408,7 +412,7 @@ def _work(made: Trained) -> Work:
     *transforms, stepper = recipe.optimizer
     rate = rate_of(recipe)
     validation = made.prepared.encoded["validation"]
-    return Work(
+    work = Work(
         host=made.host,
         rows=made.prepared.encoded["train"],
         collate=made.reading.collate,
@@ -430,8 +434,12 @@ def _work(made: Trained) -> Work:
         validations=recipe.checks.validations,
         mask=recipe.mask.build() if recipe.mask else None,
         words=made.prepared.reader,
+        chunked=recipe.chunked_loss,
         held_out=validation,
     )
+    if recipe.cache_activations is False:
+        return work
+    return without_lower(work, recipe.cache_activations, lambda text: hear({"event": "note", "text": text}))
 
 
 def _validation_loss(made: Trained, rows: Any) -> float:
