@@ -62,6 +62,27 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base with a masked-language-model head."""
+    from test_cloze import KITS
+
+    kit, folder = KITS["encoder"](), tmp_path_factory.mktemp("bases") / "masked"
+    kit.model.save_pretrained(folder)
+    kit.reader.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of two classes that a word decides."""
+    path = tmp_path_factory.mktemp("rows") / "reviews.jsonl"
+    said = {"fox": "quick jumps", "dog": "lazy today"}
+    rows = [{"text": f"{said[label]} {i}", "label": label} for i in range(50) for label in said]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
 def chat_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Conversations."""
     path = tmp_path_factory.mktemp("chat") / "chat.jsonl"

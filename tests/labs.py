@@ -49,6 +49,9 @@ class PlantedLab:
     def results(self, *recipes: Asked, seeds: Sequence[int] | None = None) -> list[list[Any]]:
         return [[self.plan(r, s) for s in (self.seeds if seeds is None else seeds)] for r in recipes]
 
+    def each(self, recipes: Sequence[Asked]) -> list[Any]:
+        return [self.results(r, seeds=[s])[0][0] for r, s in zip(recipes, self.seeds, strict=True)]
+
     def before(self, recipe: Asked) -> Any:
         return self.plan(recipe, -1)
 

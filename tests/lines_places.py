@@ -5,6 +5,7 @@ Where an adapter folds: weight, bias, adapter -> new weight, new bias. Where it 
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -98,6 +99,21 @@ def lofit(x: Tensor, y: Tensor, a) -> Tensor:
     return y * (1 + a.a.flatten())
 
 
+def routed(x: Tensor, y: Tensor, a) -> Tensor:
+    up, down = a.site.parts["up"], a.site.parts["down"]
+    said = torch.zeros_like(y)
+    for row, place in itertools.product(*map(range, x.shape[:2])):
+        t = x[row, place]
+        scores = a.R @ t + a.c
+        taken = sorted(range(4), key=lambda b: -float(scores[b]))[:2]
+        weights = 2 * scores[taken].softmax(0)
+        for b, w in zip(taken, weights, strict=True):
+            units = torch.arange(up.outputs).chunk(4)[b]
+            hidden = torch.nn.functional.gelu(up.weight[units] @ t + up.bias[units])
+            said[row, place] += w * down.weight[:, units] @ hidden
+    return said + down.bias
+
+
 def fuse(x: Tensor, y: Tensor, a) -> Tensor:
     z = [m(x, y) for m in a.members]
     q = y @ a.query.weight.T + a.query.bias
@@ -117,11 +133,15 @@ PLACE_LINES = {
     "prompt_bank": ({"length": 2, "memories": 5, "asking": 3}, bank),
     "ept": ({"length": 3, "places": 4, "rank": 2, "spaces": 2, "size": 3, "asking": 2}, ept),
     "cpt": ({"context": [7, 8, 9], "fixed": [2]}, lambda x, y, a: in_front(a.base + a.move, y)),
+    "bayes_prompt": ({"length": 3, "particles": 2}, lambda x, y, a: in_front(a.prompt, y)),
+    "discrete_prompt": ({"length": 3, "candidates": 7}, lambda x, y, a: in_front(
+        torch.stack([a.vectors[max(range(7), key=row.tolist().__getitem__)] for row in a.logits]), y)),
     "prefix_tuning": ({"length": 3, "hidden": 5}, prefix),
     "ptuningv2": ({"length": 3}, lambda x, y, a: torch.stack(a.prefix.split(a.site.outputs, 1))),
     "apt": ({"length": 5, "rank": 2}, apt),
     "reft": ({"rank": 2, "places": [1, 2]}, reft),
     "lofit": ({}, lofit),
+    "routed": ({"blocks": 4, "active": 2}, routed),
     "average": ({"weights": [1.0, 3.0]}, lambda W, b, a: (
         W + sum(w * 8 * m.B @ m.A for w, m in zip((0.25, 0.75), a.members, strict=True)), b)),
     "fuse": ({"dim": 3}, fuse),

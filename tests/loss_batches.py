@@ -59,6 +59,7 @@ def make_batch(kind: str, rows: int = 6, seed: int = 0) -> dict[str, Tensor]:
         batch["labels"] = torch.arange(rows) % 3
         batch["source"] = torch.arange(rows) % 2
         marks = torch.randint(0, 2, (rows, width), generator=draw)
+        batch["soft"] = torch.rand(rows, 3, generator=draw).double().softmax(-1)
         batch["rationale"] = marks.masked_fill(~there | (torch.arange(rows) == 1)[:, None], -100)
     elif kind == "several":
         batch["labels"] = torch.randint(0, 2, (rows, 3), generator=draw).double()

@@ -260,6 +260,31 @@ def test_prompted_pretraining_is_its_formula(kind: str, shift: int, encoder: Kit
         assert torch.allclose(term(late), torch.nn.functional.cross_entropy(late.logits, late.targets))
 
 
+@pytest.mark.parametrize("dummies", [0.0, 0.5])
+def test_answer_modelling_asks_for_the_answer_or_for_any_word(dummies: float, encoder: Kit) -> None:
+    """At the blank it is the vocabulary's loss of the label's word; in a dummy that of hidden tokens of the filled prompt."""
+    labels, mask = [0, 1, 2, 1], encoder.reader.tokenizer.mask_token_id
+    words = {"cat": {"cat": 1.0}, "dog": {"dog": 1.0}, "day": {"fox": 1.0}}
+    asked = encoder.cloze(words)
+    term = parts.find("loss", "answer_modelling").choose({"dummies": dummies}).build()
+    torch.manual_seed(6)
+    places = term.hidden(encoder.step(asked, TEXTS, labels=labels))
+    torch.manual_seed(6)
+    step = encoder.step(asked, TEXTS, labels=labels)
+    with torch.no_grad():
+        found = term(step)
+    each, plain = [], 0
+    for row, (ids, label) in enumerate(zip(step.batch["input_ids"].tolist(), labels, strict=True)):
+        ids = ids[: int(step.batch["attention_mask"][row].sum())]
+        full = [encoder.reader.word(next(iter(list(words.values())[label])), True)[0] if t == mask else t for t in ids]
+        holes = places[row].nonzero()[:, 0].tolist()
+        plain += holes != [ids.index(mask)]
+        said = encoder.log_probabilities([mask if i in holes else t for i, t in enumerate(full)])
+        each.append(-said[holes, [full[i] for i in holes]].mean())
+    assert (plain > 0) == (dummies > 0)
+    assert torch.allclose(found, torch.stack(each).mean(), atol=1e-4)
+
+
 # ---------------------------------------------------------------------- ids
 
 
@@ -363,8 +388,22 @@ def expand(view: Fake, terms: int, least: float, calibrated: bool) -> dict[str, 
     return made
 
 
+def known_terms(view: Fake, terms: dict[str, list[str]], **_: Any) -> dict[str, dict[str, float]]:
+    """Terms that are nearer to their own label than to the other one, by relevance."""
+    table = view.table - view.table.mean(0)
+    made: dict[str, dict[str, float]] = {}
+    for c, label in enumerate(view.labels):
+        near = {t: torch.nn.functional.cosine_similarity(table[int(t[1:])], table[[0, 1]]) for t in terms[label]}
+        made[label] = {f"w{c}": 1.0} | {t: float(v[c]) for t, v in near.items() if v[c] > max(0.0, float(v[1 - c]))}
+    return made
+
+
 LINES: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "names": (names, {}),
+    "known_terms": (
+        known_terms,
+        {"terms": {"L0": ["w2", "w3", "w4", "w0"], "L1": ["w5", "w6", "w7", "w8"]}, "least": 0.0, "most": 9},
+    ),
     "search": (search, {"top": 4, "rounds": 10}),
     "expand": (expand, {"terms": 3, "least": 0.0, "calibrated": True}),
 }

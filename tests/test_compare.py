@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -278,13 +279,37 @@ def test_a_job_that_crashes_or_is_killed_is_one_line_and_the_next_goes_on(
         crashed = worker.carry_out({"nonsense": 1})
         assert crashed["outcome"] == "failed" and "nonsense" in crashed["error"] and "\n" not in crashed["error"]
         assert worker._process is not None
-        children = Path(f"/proc/{worker._process.pid}/task/{worker._process.pid}/children")
         job = aside.submit(worker.carry_out, payload)
-        while not (pids := children.read_text().split()):
+        while not (pids := children(worker._process.pid)):
             time.sleep(0.01)
-        os.kill(int(pids[0]), signal.SIGKILL)
+        os.kill(pids[0], signal.SIGKILL)
         assert "SIGKILL" in job.result()["error"]
         assert worker.carry_out(payload) == {"outcome": "done"}
+
+
+@pytest.mark.skipif(not FORKS, reason="jobs are copies of a process on Linux alone")
+def test_an_interrupted_driver_ends_its_jobs_at_once(recipe: recipes.Recipe, tmp_path: Path) -> None:
+    endless = recipe.updated({"budget": {"epochs": None, "minutes": 10}}).to_dict()
+    (tmp_path / "a.yaml").write_text(json.dumps(endless), encoding="utf-8")
+    (tmp_path / "b.yaml").write_text(json.dumps({**endless, "seed": 7}), encoding="utf-8")
+    driver = spawn([tmp_path / "a.yaml", tmp_path / "b.yaml"], tmp_path / "store", tmp_path / "out")
+    try:
+        while not (jobs := [j for worker in children(driver.pid) for j in children(worker)]):
+            assert driver.poll() is None, driver.communicate()
+            time.sleep(0.1)
+        os.kill(driver.pid, signal.SIGINT)
+        driver.communicate(timeout=60)
+        assert driver.returncode == 130
+        time.sleep(0.5)
+        assert not any(Path(f"/proc/{j}/exe").exists() for j in jobs)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(driver.pid, signal.SIGKILL)
+
+
+def children(pid: int) -> list[int]:
+    """Of all threads of a process."""
+    return [int(c) for t in Path(f"/proc/{pid}/task").glob("*/children") for c in t.read_text().split()]
 
 
 def test_rows_that_differ_are_not_compared(recipe: recipes.Recipe, tmp_path: Path) -> None:
@@ -317,6 +342,7 @@ def spawn(recipe_files: list[Path], store: Path, out: Path, *more: str) -> subpr
         [sys.executable, "-m", "tunesmith", "compare", *map(str, recipe_files), "--seeds", "2", "--store", str(store),
          "--out", str(out), "--json", *more],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
     )  # fmt: skip
 
 

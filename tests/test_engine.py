@@ -232,6 +232,14 @@ def test_budgets_end_the_run(budget: Budget, steps: int, why: str) -> None:
     assert (loop.state.step, loop.state.stopped) == (steps, why)
 
 
+@pytest.mark.parametrize("minutes", [1e-3, 600.0])
+def test_time_alone_can_limit_a_run(minutes: float) -> None:
+    """The first step learns, though nothing is known yet of how long steps take."""
+    loop = Loop(work(budget=Budget(epochs=None, minutes=minutes)))
+    events = [e for e in itertools.islice(loop, 12) if e["event"] == "step"]
+    assert events[0]["rate"] > 0 and (loop.state.stopped == "minutes" or minutes > 1)
+
+
 def test_patience_keeps_the_best_weights() -> None:
     losses = iter([3.0, 1.0, 2.0, 2.5, 0.1])
     loop = Loop(work(budget=Budget(epochs=9, patience=2), validate=lambda: next(losses)))

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from labs import Asked, PlantedLab, classified, written
 from tunesmith.claims import claim as claims
 from tunesmith.comparing import arena
 from tunesmith.errors import InputError
+from tunesmith.experiments._held import Held
+from tunesmith.experiments.accounting import accounting
 from tunesmith.experiments.aside import _read, aside
 from tunesmith.experiments.begun import begun
 from tunesmith.experiments.context import STILL, examples_in_context
@@ -20,6 +23,7 @@ from tunesmith.experiments.over_rates import over_rates
 from tunesmith.experiments.rivals import rivals
 from tunesmith.experiments.space import SEARCH_SEED, _draw, searched_configuration
 from tunesmith.experiments.stacked import stacked
+from tunesmith.experiments.step_costs import step_costs
 from tunesmith.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -189,16 +193,71 @@ def recipes_of(claim: Any) -> list[Recipe]:
         own.get("baseline"),
         *dict(own.get("others", {}) if "technique" in own else {}).values(),
     ]
-    task = own["tasks"][0] if isinstance(own.get("tasks"), list) else "intent"
+    task = own["tasks"][0] if isinstance(own.get("tasks"), list) else own.get("task", "intent")
     return [arena.find(task).recipe(technique, **own.get("options", {})) for technique in given if technique]
 
 
 @pytest.mark.parametrize("claim", claims.every(ROOT / "claims").values(), ids=lambda c: c.stem)
 def test_the_recipes_of_a_claim_are_recipes(claim: Any) -> None:
     made = recipes_of(claim)
-    general = claim.experiment and claim.experiment.name in ("paired", "rivals", "aside", "over_rates")
+    general = claim.experiment and claim.experiment.name in ("paired", "rivals", "aside", "over_rates", "step_costs")
     assert made or not general
     assert all(a.to_dict() != b.to_dict() for i, a in enumerate(made) for b in made[:i]), "two sides are the same"
+
+
+# ---------------------------------------------------------------------- what a step takes
+
+
+class StepLab(PlantedLab):
+    """Loops over tiny models in place of the arena's."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda recipe, seed: None, [0, 1])
+
+    def loop(self, recipe: Asked) -> Any:
+        from test_engine import work
+        from tunesmith import parts
+        from tunesmith.engine.loop import Budget, Loop
+
+        given = {"gradient": "backprop", "optimizer": "adamw", **recipe.values}
+        made = work(
+            "llama", None, "everything", seed=recipe.seed, transforms=[],
+            gradient=parts.find("gradient", given["gradient"]).choose().build(),
+            stepper=parts.find("optimizer", given["optimizer"]).choose({"lr": 1e-4}).build(),
+            budget=Budget(**given["budget"]),
+        )  # fmt: skip
+        return Loop(made)
+
+
+def test_the_memory_of_a_step_is_counted_and_steps_are_timed_in_turn() -> None:
+    others = {"adam": {"mask": "everything"}, "sgd": {"optimizer": "sgd"}}
+    lab: Any = StepLab()
+    found = step_costs(lab, technique={"gradient": "mezo", "optimizer": "sgd"}, others=others, steps=3).figures
+    assert 0 < found["adam.memory"].value < found["sgd.memory"].value < 1
+    assert found["adam.memory"].value < found["adam.whole"].value < 1
+    assert found["adam.time"].value > 0 and len(found["adam.time"].values) == 2
+    again = step_costs(lab, technique={"gradient": "mezo", "optimizer": "sgd"}, others={}, steps=1).figures
+    assert again["memory"].values == found["memory"].values, "counted, and so the same at every repetition"
+
+
+def test_memory_is_counted_from_birth_to_end() -> None:
+    before = torch.zeros(100)
+    with Held() as held:
+        kept = before + 1
+        view = kept.view(10, 10)
+        assert held.now == 400
+        del kept
+        assert held.now == 400, "a view holds the memory"
+        del view
+        before.add_(torch.ones(100))
+        assert held.now == 0 and held.peak == 400
+
+
+def test_the_estimate_lies_below_renyi_accounting() -> None:
+    pytest.importorskip("opacus")
+    lab: Any = PlantedLab(lambda recipe, seed: None)
+    found = accounting(lab, epsilons=[8.0], rates=[0.05], steps=[50]).figures
+    assert found["over_rdp"].value < 1 and 0.9 < found["over_prv"].value < 1.05
 
 
 # ---------------------------------------------------------------------- what stands on an earlier run

@@ -95,7 +95,11 @@ ESTIMATES: dict[str, tuple[dict[str, Any], bool]] = {
 }
 """Way -> settings, and whether it agrees in expectation only."""
 
-OTHER_LAWS = {"sam": "is the gradient elsewhere", "private": "is clipped and noisy"}
+OTHER_LAWS = {
+    "policy_gradient": "is the gradient of a mean over choices",
+    "sam": "is the gradient elsewhere",
+    "private": "is clipped and noisy",
+}
 
 
 def test_every_way_has_its_law() -> None:
@@ -271,6 +275,39 @@ def test_sam_is_its_equation(adaptive: bool) -> None:
     wanted_b[:2] += e[0][0]
     found = still(losses, [w, b], build("sam", rho=0.2, adaptive=adaptive))
     torch.testing.assert_close(found, [wanted_w, wanted_b], rtol=1e-9, atol=1e-12)
+
+
+def test_policy_gradient_is_that_of_the_expected_loss() -> None:
+    """The mean of 800 draws lies within five standard errors of the slope of the loss's mean over all choices."""
+    draw = torch.Generator().manual_seed(0)
+    table = torch.randn(3, 4, generator=draw, dtype=torch.float64) + 5.0
+    one = nn.Parameter(torch.randn(1, 3, generator=draw, dtype=torch.float64))
+    two = nn.Parameter(torch.randn(1, 4, generator=draw, dtype=torch.float64))
+    expected = (one.softmax(-1).T * two.softmax(-1) * table).sum()
+    wanted = torch.cat([g.flatten() for g in torch.autograd.grad(expected, [one, two])])
+    before = [p.detach().clone() for p in (one, two)]
+    drawn = []
+    for seed in range(800):
+        torch.manual_seed(seed)
+        found = still([lambda: table[one.argmax(), two.argmax()]], [one, two], build("policy_gradient", samples=4))
+        drawn.append(torch.cat([g.flatten() for g in found]))
+    stacked = torch.stack(drawn)
+    error = stacked.std(0) / len(stacked) ** 0.5
+    assert ((stacked.mean(0) - wanted).abs() <= 5 * error).all() and (error < 0.05).all()
+    assert torch.equal(one, before[0]) and torch.equal(two, before[1])
+
+
+def test_policy_gradient_moves_choices_alone() -> None:
+    with pytest.raises(InputError, match="which is no choice; expected adapter discrete_prompt alone"):
+        Loop(asks("policy_gradient"))
+    made = asks("policy_gradient", ("adamw", {"lr": 0.1}), {"samples": 3}, family="llama", adapter="discrete_prompt",
+                budget=Budget(epochs=None, steps=2))  # fmt: skip
+    loop = Loop(made)
+    list(loop)
+    (logits,) = loop.parameters.values()
+    assert logits.isfinite().all() and not any(
+        m.weight.grad is not None for m in made.host.modules() if isinstance(m, nn.Linear)
+    )
 
 
 def test_conservative_never_gets_worse_on_its_rows() -> None:

@@ -282,6 +282,29 @@ def test_a_mistake_is_one_clear_line(
     assert not (tmp_path / "a").exists()
 
 
+def test_rows_beside_are_tuned_on_in_every_round_and_trust_is_scored(bases: dict[str, Path], tmp_path: Path) -> None:
+    general = [{"prompt": f"Say {i}.", "completion": f"{i}", "more": "not used"} for i in range(5)]
+    options = {**SETTINGS, "rounds": 1, "beside": general, "trust": ["likelihood", {"semantic_entropy": {}}],
+               "check": {"exact_match": {"where": "contains"}}}  # fmt: skip
+    done = improve(str(bases["llama"]), table(), out=tmp_path, name="a", **options)
+    rows = lines(done.folder / "round-1" / "rows.jsonl")
+    made = done.results["rounds"][0]["rows"]
+    assert rows[made:] == [{k: v for k, v in row.items() if k != "more"} for row in general]
+    assert len(lines(done.folder / "round-1" / "trust-test.jsonl")) == len(
+        lines(done.folder / "round-1" / "said-test.jsonl")
+    )
+    assert done.results["scores"][1]["test"]["trust"].keys() == {"likelihood", "semantic_entropy"}
+    with pytest.raises(InputError, match="improve.beside: rows beside those of maker rated"):
+        improve(str(bases["llama"]), table(), out=tmp_path, name="b", **{**options, "maker": "rated", "loss": "kto"})
+
+
+def test_trust_tells_right_answers_from_wrong_ones() -> None:
+    right = np.array([True, False, True, False, False, True, False])
+    assert rounds._told_apart(right, right.astype(float).tolist())["value"] == 1.0
+    assert rounds._told_apart(right, [0.5] * 7)["value"] == 0.5
+    assert rounds._told_apart(np.array([True, True]), [0.1, 0.2]) == {}
+
+
 def test_it_stops_where_a_round_gains_nothing() -> None:
     made = object.__new__(rounds.Rounds)
     made.plan = plan.make({"rows": "a.csv", "improve": {"judge": "exact_match", "gain": 0.02}})

@@ -24,7 +24,7 @@ def ask(*samples: str, reference: str | None = None, **row: Any) -> Question:
 class FakeBench:
     """Models whose answers are known."""
 
-    def log_probabilities(self, questions: Sequence[Question], *, base: bool) -> list[np.ndarray]:
+    def log_probabilities(self, questions: Sequence[Question], *, base: bool, total: bool = False) -> list[np.ndarray]:
         return [-np.array([float(len(s)) for s in q.samples]) - 10 * base for q in questions]
 
     def predictions(self, run: str, texts: Sequence[tuple[str, str]]) -> list[Any]:
@@ -82,6 +82,10 @@ LINES: dict[str, list[tuple[dict[str, Any], Question, list[float]]]] = {
         ({"facts": "facts"}, ask("Ada was a poet. Ada wrote programs.", "Ada was a poet.", "Bob slept.", "",
                                 facts=["Ada was once a poet.", "She lived in London."]), [1 / 2, 1, 0, 0]),
         ({}, ask("Ada was a poet. Ada slept.", "Ada was a poet.", "Ada was a poet. Bob ran."), [1 / 2, 1, 1 / 2]),
+    ],
+    "stated_certainty": [
+        ({"question": "Sure?", "sure": "Yes", "unsure": "No"}, ask("a", "ab"), [1 / (1 + math.e)] * 2),
+        ({"question": "Sure?", "sure": "No", "unsure": "No way at all"}, ask("a"), [1 / (1 + math.exp(-11))]),
     ],
     "context_dependency": [({}, ask("abc", "a"), [0.3, 0.1])],
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from tunesmith import recipe as recipes
 from tunesmith.claims.lab import Lab
+from tunesmith.comparing.identity import by_content
 from tunesmith.comparing.store import Store
 from tunesmith.comparing.work import _nameless
 from tunesmith.data.rows import Rows
@@ -65,6 +67,24 @@ def test_a_result_of_given_rows_names_no_folder_of_the_cache(recipe: Recipe, tmp
     ((result,),) = lab.results(given)
     assert str(cache_home()) not in str(result.recipe) and result.recipe["rows"]["train"].startswith("cache:")
     assert lab.before(given).health["name"] == "base (linear probe)"
+
+
+def test_a_teacher_is_named_by_what_it_is_and_not_by_where_it_lies(
+    recipe: Recipe, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    def of(teacher: Path) -> str:
+        loss = {"cross_entropy": {}, "distillation": {"teacher": str(teacher)}}
+        return Lab(Store(tmp_path), [0])._job(recipe.updated({"loss": loss})).identity.fingerprint
+
+    same, other = tmp_path / "a" / "model", tmp_path / "b" / "model"
+    shutil.copytree(bases["bert"], same)
+    shutil.copytree(bases["bert"], other)
+    assert of(same) == of(other)
+    weights = next(other.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert of(same) != of(other)
+    inside = {"teachers": [str(cache_home() / "lab" / "abc" / "model"), "packaged/one", "alpha/rank"]}
+    assert by_content(inside) == {"teachers": ["lab:abc/model", "packaged/one", "alpha/rank"]}
 
 
 def test_only_the_cache_is_left_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

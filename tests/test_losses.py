@@ -637,6 +637,11 @@ def balanced(step: Step, term: Any) -> Tensor:
     return mean([(1 - (-v).exp()) ** term.gamma * v for v in values])
 
 
+def soft_labels(step: Step, term: Any) -> Tensor:
+    rows = zip(step.batch["soft"], logits(step), strict=True)
+    return mean([sum(s * (s / p).log() for s, p in zip(soft, p_of(z), strict=True)) for soft, z in rows])
+
+
 def nothing(step: Step, term: Any) -> Tensor:
     """What two equal things differ by, which leaves the term's own weights and the model without a slope."""
     return sum(z.sum() for z in logits(step)) * 0  # type: ignore[return-value]
@@ -684,6 +689,8 @@ LINES = {
     "poft": Line(CAUSAL, poft),
     "margin_ranking": Line(ROWS, margin_ranking, {"margin": 0.7}),
     "prompted_pretraining": Line((), nothing),  # its batches are a cloze's: tests/test_cloze.py
+    "answer_modelling": Line((), nothing),  # likewise
+    "soft_labels": Line(ROWS, soft_labels),
     "prompt_agnostic": Line((*ROWS, "several", "number", *CAUSAL), prompt_agnostic, {"templates": ["Q {text} A", "{text}!"]}),
     "entity_masking": Line(("tag",), entity_masking, {"outside": ["LABEL_0"]}, held="the embeddings are held fixed"),
     "rationale_supervision": Line(ROWS, rationale_supervision, {"marking": 0.7}),

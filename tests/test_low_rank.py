@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lines_low_rank import LOW_RANK_LINES
-from test_engine import weights, work
+from test_engine import table, weights, work
 from tiny import batch, tiny
 from tunesmith import parts
 from tunesmith.engine.loop import Budget, Loop
@@ -27,7 +27,8 @@ def host_with(name: str, family: str = "bert", **settings: Any) -> Host:
 
 
 def loop_with(name: str, *, steps: int = 30, settings: dict[str, Any] | None = None, **changes: Any) -> Loop:
-    return Loop(work(budget=Budget(epochs=None, steps=steps), host=host_with(name, **(settings or {})), **changes))
+    known = {"host": host_with(name, **(settings or {})), "held_out": table("classify", 12, seed=9)}
+    return Loop(work(budget=Budget(epochs=None, steps=steps), **known, **changes))
 
 
 def adapters(host: Host) -> list[Any]:

@@ -48,6 +48,10 @@ LINES: dict[str, list[tuple[dict[str, Any], list[Judged], list[Any]]]] = {
         ({"gold": True}, [FOUR], ["g>c", "g>a", "b>a", "b>c"]),
         ({}, [judged(("a", 1.0), ("b", 1.0))], []),
     ],
+    "rated": [
+        ({}, [FOUR], ["+b", "-a", "-c"]),
+        ({"least": 0.2}, [judged(("a", 0.1), ("", 1.0), gold="g")], ["-a"]),
+    ],
     "own_or_gold": [
         ({"paraphrase": ""}, [FOUR, judged(("a", 0.0), gold="g")], ["b", "g"]),
         ({"paraphrase": "{prompt}|{answer}"},
@@ -85,6 +89,8 @@ CASES = [pytest.param(name, *line, id=f"{name}-{i}") for name, lines in LINES.it
 
 
 def shown(item: Any) -> str:
+    if isinstance(item, Answer) and item.good is not None:
+        return f"{'+' if item.good else '-'}{item.completion}"
     if isinstance(item, Answer):
         return item.completion if item.prompt is None else f"{item.prompt}: {item.completion}"
     return f"{item.chosen}>{item.rejected}"

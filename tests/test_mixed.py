@@ -23,6 +23,7 @@ from tunesmith.engine.step import Step
 from tunesmith.errors import InputError
 from tunesmith.losses._templates import cut, framed
 from tunesmith.losses.balanced import Balanced
+from tunesmith.losses.self_training import SelfTraining
 from tunesmith.run.carry_out import score
 
 
@@ -73,6 +74,22 @@ def test_a_row_of_an_unknown_task_is_named() -> None:
     task, _ = batch_of(mixed_rows(), NAMED)
     with pytest.raises(InputError, match="task 'birds' was not among"):
         task.encode([{"text": "a", "label": "yes", "of": "birds"}], Reader(bert(), "encoder", max_length=16))
+
+
+def test_own_labels_of_mixed_tasks_stay_finite() -> None:
+    """A batch in which no row can have the third label, and one whose rows are of two tasks."""
+    host = make_host("row")
+    ids = torch.randint(5, 90, (4, 6))
+    labels = torch.tensor([0, 1, 1, 0])
+    for choices in ([[True, True, False]] * 4, [[True, True, False]] * 2 + [[False, True, True]] * 2):
+        term = SelfTraining(begin=0.0, confident=0.0)
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+        step = make_step(host, "row", {**batch, "choices": torch.tensor(choices)}, progress=0.5)
+        term.start(step)
+        soft, weights = term.labels(step)
+        assert torch.isfinite(soft).all() and (soft[~torch.tensor(choices)] == 0).all()
+        assert ((weights >= 0) & (weights <= 1)).all(), "no row is surer than a row can be of its own labels"
+        assert 0 <= float(term(step).detach()) < 10
 
 
 def test_labels_of_other_tasks_have_no_probability() -> None:

@@ -242,6 +242,36 @@ def test_cpt_says_what_it_needs(settings: dict[str, Any], message: str) -> None:
         Host(tiny("llama")).attach(parts.find("adapter", "cpt").choose(settings))
 
 
+@pytest.mark.parametrize("family", ["bert", "llama", "t5-gated"])
+def test_a_routed_mlp_begins_with_the_blocks_that_say_most_and_leaves_the_others_out(family: str) -> None:
+    host = hosted(family, "routed", blocks=4, active=2).eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), host.observing(None):
+        host(**batch(family))
+    host.settle()
+    adapter = next(iter(host.adapters.values()))
+    inputs: list[Tensor] = []
+    handle = adapter.site.partner.register_forward_pre_hook(lambda m, a: inputs.append(a[0]))
+    held: list[int] = []
+    adapter.site.parts["up"].module.register_forward_hook(lambda m, a, y: held.append(y.shape[-1]))
+    with torch.no_grad():
+        host(**batch(family))
+        handle.remove()
+        x = inputs[0].flatten(0, -2)
+        norms = torch.stack([adapter._block(i, x).norm(dim=-1) for i in range(4)], -1)
+    shares, scores = norms / norms.mean(-1, keepdim=True), x @ adapter.R.T + adapter.c
+    assert float(torch.corrcoef(torch.stack([shares.flatten(), scores.flatten()]))[0, 1]) > 0.5
+    assert held == [2], "nothing of the MLP's own is computed"
+
+
+def test_an_adapter_of_a_matrix_that_is_left_out_is_named() -> None:
+    with pytest.raises(InputError, match="adapter lora acts on .* which adapter routed leaves out; give lora other"):
+        hosted("bert", "routed", "lora")
+    with pytest.raises(InputError, match="adapter routed leaves out .* which an adapter before it acts on"):
+        hosted("bert", "lora", "routed")
+    with pytest.raises(InputError, match="3 of 2 blocks"):
+        hosted("bert", "routed", blocks=2, active=3)
+
+
 def test_a_sparse_module_trains_alone() -> None:
     host = hosted("bert", "mosa", modules=2).train()
     host(**batch("bert")).logits.square().mean().backward()

@@ -110,6 +110,23 @@ def test_a_plan_follows_what_it_is_asked(rows_file: Path, chat_file: Path, bases
     assert chat.fits and chat.seconds is None and not chat.changes and chat.footprint.phases["training"]["logits"] > 0
 
 
+def test_a_plan_knows_what_is_left_out(chat_file: Path, bases: dict[str, Path]) -> None:
+    """Padding that nobody computes, logits that never stand whole, layers whose states lie on disk."""
+    rows = prepare(on_disk(made(chat_file, bases["llama"], **{"adapter": {"lora": {"layers": [-1]}}})))
+    found = {
+        name: planned._trace(rows, rows.recipe.updated(options))[0]
+        for name, options in {
+            "plain": {}, "packed": {"packing": True}, "chunked": {"chunked_loss": True},
+            "cached": {"cache_activations": True}, "all": {"packing": True, "chunked_loss": True, "cache_activations": True},
+        }.items()
+    }  # fmt: skip
+    flops = {name: sum(o.flops for o in f.operations) / f.traced for name, f in found.items()}
+    assert found["packed"].tokens <= found["plain"].tokens
+    assert flops["cached"] < flops["plain"] and flops["all"] < flops["chunked"]
+    encoded = rows.encoded["train"]
+    assert found["cached"].cached == 4 * 16 * int(encoded.lengths.sum()) and not found["plain"].cached
+
+
 def test_what_does_not_fit_says_what_would(
     rows_file: Path, bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

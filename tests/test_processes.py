@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -36,6 +38,21 @@ def still(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+@pytest.fixture(scope="module")
+def alone(rows_file: Path, still: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process learns from the rows of both."""
+    out = tmp_path_factory.mktemp("alone")
+    made = subprocess.run(
+        [sys.executable, "-m", "tunesmith", "tune", rows_file, *options(still, STEPS), "--out", out, "--name", "one"],
+        capture_output=True, text=True, check=False, env={**os.environ, "TUNESMITH_HOME": str(home)},
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    return out / "one"
+
+
+STEPS = 20
+
+
 def options(base: Path, steps: int) -> list[str]:
     return ["--base", str(base), "--mask", "everything", "--steps", str(steps), "--set", "precision=fp32",
             "--set", "batch.rows=10", "--quiet"]  # fmt: skip
@@ -65,12 +82,10 @@ def killed(arguments: list[str], folder: Path, environment: dict[str, str]) -> s
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
 def test_two_processes_learn_what_one_does(
-    command: Command, rows_file: Path, still: Path, home: Path, tmp_path: Path
+    alone: Path, command: Command, rows_file: Path, still: Path, home: Path, tmp_path: Path
 ) -> None:
-    """One with the rows of both, two that share them, and two of which one is killed and that go on."""
-    steps = 20
-    one = command("tune", rows_file, *options(still, steps), "--out", tmp_path, "--name", "one")
-    assert one.returncode == 0, one.stderr
+    """One with the rows of both, and two that share them, of which one is killed and that go on."""
+    steps = STEPS
     environment = {"TUNESMITH_HOME": str(home), "OMP_NUM_THREADS": "1"}
     begun = [*options(still, steps), "--out", str(tmp_path), "--name", "two", "--processes", "2"]
     cut = killed(["tune", str(rows_file), *begun, "--set", "save.steps=2"], tmp_path / "two", environment)
@@ -79,11 +94,102 @@ def test_two_processes_learn_what_one_does(
     again = cut.stderr.split("tunesmith tune ")[1].split()
     two = command("tune", *again, "--quiet")
     assert two.returncode == 0, two.stderr
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    assert losses(tmp_path / "two") == pytest.approx(losses(alone), abs=1e-5)
     assert len(losses(tmp_path / "two")) == steps
-    first, second = (load_file(tmp_path / n / "model" / "model.safetensors") for n in ("one", "two"))
+    first, second = (load_file(run / "model" / "model.safetensors") for run in (alone, tmp_path / "two"))
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_that_is_shared_out_is_the_same_run(
+    alone: Path, command: Command, rows_file: Path, still: Path, tmp_path: Path
+) -> None:
+    given = [*options(still, STEPS), "--out", tmp_path, "--name", "two", "--processes", "2"]
+    made = command("tune", rows_file, *given, "--set", "sharded=true", "--set", "batch.tokens=24")
+    assert made.returncode == 0, made.stderr
+    assert losses(tmp_path / "two") == pytest.approx(losses(alone), abs=1e-5)
+    first, second = (load_file(run / "model" / "model.safetensors") for run in (alone, tmp_path / "two"))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def beside(folder: Path, how: str, *adapter: str, count: int) -> list[float]:
+    """The losses of so many processes of ``share_out.py``; their micro-batches are small, and not equally many."""
+    port = str(_free_port())
+    command = [sys.executable, str(Path(__file__).parent / "share_out.py"), str(folder), how, *adapter]
+    started = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
+                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(count)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=240) for process in started]
+    assert not any(process.returncode for process in started), said
+    found: list[float] = json.loads(said[0][0])
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.mark.parametrize("adapter", [[], ["lora"]])
+def test_a_checkpoint_of_what_is_shared_out_is_whole(adapter: list[str], tmp_path: Path) -> None:
+    """Two processes stop after a checkpoint and go on; one alone goes on from it too."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    wanted = beside(one, "begin", *adapter, count=1)
+    begun = beside(two, "begin", *adapter, count=2)
+    saved = load_file(two / "step-00000003" / "weights.safetensors")
+    shutil.copytree(two, tmp_path / "single")
+    assert begun + beside(two, "resume", *adapter, count=2) == pytest.approx(wanted, abs=1e-5)
+    assert beside(tmp_path / "single", "resume", *adapter, count=1) == pytest.approx(wanted[3:], abs=1e-5)
+    first, second = (load_file(f / f"trained-{n}.safetensors") for f, n in ((one, 1), (two, 2)))
+    assert saved.keys() == first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert saved[name].shape == tensor.shape
+        if name.endswith("key.bias"):  # its gradient is 0 but for rounding, of which Adam makes whole steps
+            continue
+        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--processes", "1"], "one process has nobody to share the model with"),
+        (["--processes", "2", "--set", "gradient=sam"], "gradient sam needs whole tensors; expected one of backprop"),
+        (["--processes", "2", "--mask", "entries"], "mask entries needs whole tensors"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_named(
+    option: list[str], message: str, command: Command, rows_file: Path, still: Path, tmp_path: Path
+) -> None:
+    given = [*options(still, 2), "--set", "sharded=true", *option, "--out", str(tmp_path), "--name", "x"]
+    made = command("tune", rows_file, *given)
+    assert made.returncode == 2 and message in made.stderr and len(made.stderr.splitlines()) == 1, made.stderr
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_other_launchers_start_them_too(
+    launcher: str, alone: Path, rows_file: Path, still: Path, home: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip({"torchrun": "torch", "accelerate": "accelerate"}[launcher])
+    start = {
+        "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+        "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+                       "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"],
+    }[launcher]  # fmt: skip
+    given = ["tune", rows_file, *options(still, STEPS), "--out", tmp_path, "--name", "two"]
+    made = subprocess.run(
+        [sys.executable, "-m", *start, "-m", "tunesmith", *map(str, given)], capture_output=True, text=True, check=False,
+        timeout=240, env={**os.environ, "TUNESMITH_HOME": str(home), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert losses(tmp_path / "two") == pytest.approx(losses(alone), abs=1e-5)
 
 
 class Pretended(Processes):

@@ -52,8 +52,22 @@ def test_one_seed_has_no_difference(robust: Any) -> None:
     assert robust.cell({0: result(0.5, 0, 0)}, {0: result(0.4, 0, 0)}, "clean") == "50.0"
 
 
+def test_a_dry_run_leaves_out_what_is_there_and_foretells_the_rest(
+    robust: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = (*robust.WHERE[0], "SMART")
+    done = SimpleNamespace(cost={"seconds": 600.0})
+    monkeypatch.setattr(robust, "found", lambda: {key: {0: done}})
+    monkeypatch.setattr(robust, "kept", lambda folder: {})
+    (told, total) = robust.dry_run(2, "SMART;minilm-l6", 3).splitlines()
+    assert told == f"{' '.join(key)}: seeds 1, 2, about 20.0 min" and total == "about 10 minutes with 2 at a time"
+    slow, plain = (robust.seconds_of((*robust.WHERE[0], name), {}, {}) for name in ("SMART", "label smoothing"))
+    assert slow > plain > robust.ATTACKS
+
+
 def test_every_row_is_a_valid_recipe_and_the_page_is_up_to_date(robust: Any) -> None:
     made = dict(robust.recipes())
-    assert len(made) == len(robust.WHERE) * len(robust.TERMS)
+    assert len(made) == len(robust.TERMS) + len(robust.CASED)
+    assert {r.rows.limit for r in made.values()} == {robust.TRAINED}
     assert {a for a, _ in robust.TERMS.values()} <= {"", *robust.TERMS}
     assert robust.PAGE.read_text(encoding="utf-8") == robust.page(robust.found())

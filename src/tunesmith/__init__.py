@@ -18,19 +18,22 @@ from .errors import InputError, RunError, TunesmithError
 if TYPE_CHECKING:
     from .comparing.api import compare
     from .improving.api import Improved, improve
+    from .improving.self_training import SelfTrained, self_train
     from .run.api import evaluate, generate, open_run, predict, tune
     from .run.opened import Run
     from .sparse import SparseDelta
 
 __version__ = "0.1.0"
-_CLASSES = {"Improved": ".improving.api", "Run": ".run.opened", "SparseDelta": ".sparse"}
+_CLASSES = {
+    "Improved": ".improving.api", "Run": ".run.opened", "SelfTrained": ".improving.self_training", "SparseDelta": ".sparse",
+}  # fmt: skip
 _API = dict.fromkeys(("tune", "open_run", "predict", "generate", "evaluate"), ".run.api") | {
-    "compare": ".comparing.api", "improve": ".improving.api",
+    "compare": ".comparing.api", "improve": ".improving.api", "self_train": ".improving.self_training",
 }  # fmt: skip
 
 __all__ = [
-    "Improved", "InputError", "Run", "RunError", "SparseDelta", "TunesmithError", "compare", "evaluate", "generate", "improve",
-    "open_run", "predict", "tune",
+    "Improved", "InputError", "Run", "RunError", "SelfTrained", "SparseDelta", "TunesmithError", "compare", "evaluate",
+    "generate", "improve", "open_run", "predict", "self_train", "tune",
 ]  # fmt: skip
 
 

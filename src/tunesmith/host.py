@@ -16,10 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError, RunError
+from .forwards import Attention, Forward, Tokens
 from .masks import EntryMask
 from .masks._weights import check_roles
+from .models import attention
 from .models.anatomy import Anatomy, Site, Weight, untie
-from .models.reach import enter, listen, reach
+from .models.around import layer as around_layer
+from .models.below import Below
+from .models.packing import Packer
+from .models.reach import Instead, enter, listen, reach
 from .patches import Patch
 
 
@@ -55,9 +60,12 @@ class Host(nn.Module):
         self._rule: EntryMask | None = None
         self._resting: set[str] = set()
         self._watched: Tensor | bool = False
+        self._left_out: dict[Any, str] = {}
         self.reads = False
         self._given: Tensor | None = None
         self.head_rows: Tensor | None = None
+        self.packer: Packer | None = None
+        self.below: Below | None = None
         self.train_only()
 
     @property
@@ -130,6 +138,7 @@ class Host(nn.Module):
         self._sites[key] = site
         if getattr(adapter, "composes", False):
             self._compose(key, adapter, stack)
+        self._check_computed(name, site, replaces=adapter.replaces)
         if adapter.reads and not self.reads:
             listen(self.anatomy.select(["input"])[0], self._see)
             self.reads = True
@@ -138,7 +147,36 @@ class Host(nn.Module):
             self._hooks[site.path] = reach(self.model, site, functools.partial(self._act, site.path), lambda: self._on)
             if site.kind == "linear":
                 self._hooks[site.path].append(enter(site, functools.partial(self._enter, site.path)))
+        if adapter.replaces and stack[0] == key:
+            compute = functools.partial(self._instead, site.path)
+            self._hooks[site.path].append(Instead(site, compute, functools.partial(self._replacing, site.path)))
         return key
+
+    def _check_computed(self, name: str, site: Site, *, replaces: bool) -> None:
+        """No adapter may act on a matrix that another one leaves out.
+
+        Raises:
+            InputError: one does.
+        """
+        if replaces:
+            adapted = [p.path for p in site.parts.values() if p.path in self._stacks]
+            if adapted:
+                raise InputError(f"adapter {name} leaves out {adapted[0]}, which an adapter before it acts on",
+                                 fix="give that one other targets, e.g. [attention.*]")  # fmt: skip
+            self._left_out |= {p.module: name for p in site.parts.values()}
+        elif not site.place and site.module in self._left_out:
+            raise InputError(f"adapter {name} acts on {site.path}, which adapter {self._left_out[site.module]} leaves out",
+                             fix=f"give {name} other targets, e.g. [attention.*]")  # fmt: skip
+
+    def _replacing(self, path: str) -> bool:
+        """Whether the lowest adapter of a sub-layer stands in the place of its matrices at the moment."""
+        lowest: Any = self.adapters[self._stacks[path][0]]
+        return bool(lowest.replaces) and self._on and self._watched is False
+
+    def _instead(self, path: str, x: Tensor) -> Tensor:
+        adapter: Any = self.adapters[self._stacks[path][0]]
+        said: Tensor = adapter(x, x)
+        return said
 
     def _compose(self, key: str, adapter: Any, stack: list[str]) -> None:
         """Hand an adapter those that stand on its site; from here on it alone calls them."""
@@ -166,7 +204,7 @@ class Host(nn.Module):
     def _act(self, path: str, x: Tensor, y: Tensor) -> Tensor:
         if self._entering(path) is not None:
             return y
-        for key in self._stacks[path]:
+        for key in self._stacks[path][self._replacing(path) :]:
             rows = self._sites[key].rows
             if rows is None:
                 y = self._through(key, x, y)
@@ -196,6 +234,32 @@ class Host(nn.Module):
             elif new.requires_grad:
                 new.register_hook(lambda g: adapter.observe(*seen, _places(g, self._watched if inside else True)))
         return new
+
+    def compute(self, name: str, way: Forward) -> None:
+        """Let a way to compute less stand around its layers or attentions, whenever the model trains and is not off.
+
+        Args:
+            name: of the way, for messages.
+            way: says which layers, and what is left out.
+
+        Raises:
+            InputError: no layer is left for it, or the model computes these places in a way of its own.
+        """
+        sites = [s for s in self.anatomy.select([way.site], way.layers) if s.layer is not None]
+        inner = [s for s in sites if way.ends <= (s.layer or 0) < self.anatomy.layers(s.stack) - way.ends]
+        if not inner:
+            raise InputError(f"forward {name} leaves no layer of {type(self.model).__name__}",
+                             fix=f"set forward.{name}.ends below {way.ends}")  # fmt: skip
+        owners = {(s.stack, s.layer): s.module for s in self.anatomy.places if s.role == "attention.keys"}
+
+        def on() -> bool:
+            return self._on and self.training
+
+        for site in inner:
+            if isinstance(way, Tokens):
+                around_layer(self.model, site, owners[site.stack, site.layer], way.choose, on)
+            elif isinstance(way, Attention):
+                attention.compute(self.model, site.module, way.attend, on)
 
     # ------------------------------------------------------------------ what happens before and while it trains
 
@@ -270,23 +334,59 @@ class Host(nn.Module):
         self.origin = {n: p.detach().clone() for n, p in self.trainable().items() if n.startswith("model.")}
 
     @contextlib.contextmanager
-    def head_only_at(self, places: Tensor) -> Iterator[None]:
+    def head_only_at(self, places: Tensor, first: int | None = None) -> Iterator[list[Tensor]]:
         """Inside this block a language model's head is applied only at these places: its logits are (places, vocabulary).
 
         Args:
             places: mask over (rows, length) of the head's input; ``head_rows`` says whose each place is, (places,).
+            first: apply it only to so many of them, the first ones.
+
+        Yields:
+            What the head would read at all of them, (places, size), pass by pass.
         """
+        found: list[Tensor] = []
 
         def select(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (inputs[0][places], *inputs[1:])
+            chosen = inputs[0][places]
+            if first is None:
+                return (chosen, *inputs[1:])
+            found.append(chosen)
+            return (chosen[:first], *inputs[1:])
 
         handle = self.model.get_output_embeddings().register_forward_pre_hook(select)
         self.head_rows = places.nonzero()[:, 0]
         try:
-            yield
+            yield found
         finally:
             self.head_rows = None
             handle.remove()
+
+    def look_again(self) -> None:
+        """Take note of the model's tensors anew, where something has put others in their place."""
+        self.anatomy = Anatomy(self.model, self.anatomy.fresh)
+
+    def pack(self) -> None:
+        """From here on the trunk reads the rows of a batch end to end (`tunesmith.models.packing`); what is attached later
+        to its input would see them so.
+
+        Raises:
+            InputError: the model cannot, or an adapter acts at places that it counts within rows.
+        """
+        if self.reads:
+            raise InputError("an adapter acts at places of each row, and packing lays rows end to end", where="packing",
+                             fix="leave packing out")  # fmt: skip
+        if self.packer is None:
+            self.packer = Packer(self.model, next((s for s in self.anatomy.places if s.kind == "input"), None))
+
+    @property
+    def packs(self) -> bool:
+        """Whether batches are read without their padding."""
+        return self.packer is not None and self.packer.ready
+
+    @property
+    def lengthened(self) -> bool:
+        """Whether something attached adds tokens, keys or values of its own."""
+        return any(site.kind in ("input", "attention") for site in self._sites.values())
 
     def forward(self, *, given: Tensor | None = None, **batch: Any) -> Any:
         """The model's output for a batch, with everything that is attached.

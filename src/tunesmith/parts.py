@@ -28,6 +28,7 @@ KINDS = {
     "mask": "masks",
     "loss": "losses",
     "gradient": "gradients",
+    "forward": "forwards",
     "optimizer": "optimizers",
     "schedule": "schedules",
     "verbaliser": "verbalisers",

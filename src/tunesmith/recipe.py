@@ -70,7 +70,9 @@ class _Strict(BaseModel):
 class RowsFrom(_Strict):
     """Where the rows come from and how they are split."""
 
-    train: Any = Field(description="file, folder, packaged:NAME, hub:OWNER/NAME, or a table in Python")
+    train: Any = Field(
+        description="file, folder, packaged:NAME, hub:OWNER/NAME; several by name with templates; or a table in Python"
+    )
     validation: Any = Field(default=None, description="held-out rows for choosing; None splits them off")
     test: Any = Field(default=None, description="held-out rows for the report; None splits them off")
     validation_share: Share = Field(default=0.1, description="share of the rows for validation where no file is given")
@@ -154,6 +156,9 @@ class Recipe(_Strict):
     mask: Annotated[Chosen | None, _one("mask")] = Field(default=None, description="which own weights move")
     loss: Annotated[list[Chosen], _several("loss")] = Field([], description="terms that add up; none takes the task's")
     gradient: Annotated[Chosen, _one("gradient")] = Field("backprop", validate_default=True)
+    forward: Annotated[list[Chosen], _several("forward")] = Field(
+        [], description="how much of the model a training step computes; none takes all of it"
+    )
     optimizer: Annotated[list[Chosen], _several("optimizer")] = Field(
         ["clip_norm", "adamw"], validate_default=True, description="a chain: transforms, then the rule that steps"
     )
@@ -166,6 +171,17 @@ class Recipe(_Strict):
     )
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")
+    sharded: bool = Field(
+        False, description="several processes share the model out (FSDP2): each keeps its part of the weights"
+    )
+    packing: bool = Field(False, description="rows go through the layers end to end, not padded: the same result")
+    chunked_loss: bool = Field(
+        False, description="a language model's logits are made and let go of in chunks: less memory, the same result"
+    )
+    cache_activations: Literal[False, True, "no_dropout"] = Field(
+        False,
+        description="what lies below all that trains is computed once; no_dropout: and nothing is dropped out there",
+    )
     memory: str | None = Field(
         None, description="most memory of the process, e.g. 2GB: micro-batch and recomputation are chosen to fit it"
     )

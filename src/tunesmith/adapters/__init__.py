@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
@@ -31,8 +32,12 @@ class Adapter(nn.Module):
         peft_prompts: PEFT's names of the techniques that it keeps as one matrix of virtual tokens and that this one reads.
         observes: micro-batches of training rows that it has to see before training (`observe`, `settle`); 0 for none.
         gradients: whether `observe` also wants the gradient of the loss.
+        draws: whether its parameters are logits of choices, which gradient ``policy_gradient`` can move.
         enters: whether all that it does is to change what its layer reads (`enter`). Alone at a whole layer it is then
             called before it, and costs no second pass through its weight; elsewhere its ``forward`` is used.
+        replaces: whether it computes its sub-layer by itself and never looks at what comes out: the first on a site, it stands
+            in the place of the sub-layer's matrices, which are not computed, and which nothing else can adapt.
+        tunes: whether it has values that are tuned on validation rows while it trains (`tuning`).
         reads: whether it has to know which places hold the text that the model is given (``text``).
         text: of the pass that is under way, bool (rows, length): neither padding nor what the model is to write; with a
             cache, none of what is written. None where nobody said so: then every place is text.
@@ -60,7 +65,10 @@ class Adapter(nn.Module):
     peft_prompts: ClassVar[tuple[str, ...]] = ()
     observes: ClassVar[int] = 0
     gradients: ClassVar[bool] = False
+    draws = False
     enters = False
+    replaces: ClassVar[bool] = False
+    tunes: ClassVar[bool] = False
     reads = False
     text: ClassVar[Tensor | None] = None
     scratch: ClassVar[tuple[str, ...]] = ()
@@ -136,6 +144,12 @@ class Adapter(nn.Module):
     def rates(self) -> dict[str, float]:
         """Factors of the learning rate by name of a parameter; 1 for those that are left out."""
         return {}
+
+    @classmethod
+    @contextlib.contextmanager
+    def tuning(cls, adapters: Sequence[Self]) -> Iterator[list[nn.Parameter]]:
+        """Inside this block the loss depends on the tuned values of one attachment, which are given, as it is to be tuned."""
+        yield []
 
     @classmethod
     def after_step(cls, adapters: Sequence[Self], progress: float) -> Iterable[nn.Parameter]:

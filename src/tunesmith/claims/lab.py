@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from ..comparing import arena
-from ..comparing.identity import Identities, Identity
+from ..comparing.identity import Identities, Identity, by_content, codes_of
 from ..comparing.pool import Job, fill
 from ..comparing.result import Result
 from ..comparing.store import Store
 from ..data.rows import read
 from ..recipe import Recipe
 from ..run.prepare import Prepared, on_disk
-from ..storage import cache_home
+from ..storage import cache_home, hash_json
 
 
 class Lab:
@@ -39,6 +39,7 @@ class Lab:
         self.seeds = list(seeds)
         self.say = hear
         self.used: dict[str, Result] = {}
+        self.rounds: list[Path] = []
         self._store, self._on, self._workers = store, on, workers
         self._identities = Identities()
 
@@ -51,6 +52,11 @@ class Lab:
         jobs = [[self._job(recipe.updated({"seed": s})) for s in chosen] for recipe in recipes]
         fill(self._store, [j for several in jobs for j in several], on=self._on, workers=self._workers, hear=self.say)
         return [[self._take(j.identity) for j in several] for several in jobs]
+
+    def each(self, recipes: Sequence[Recipe]) -> list[Result]:
+        jobs = [self._job(r.updated({"seed": s})) for r, s in zip(recipes, self.seeds, strict=True)]
+        fill(self._store, jobs, on=self._on, workers=self._workers, hear=self.say)
+        return [self._take(job.identity) for job in jobs]
 
     def _job(self, recipe: Recipe) -> Job:
         parts = [c.name for c in (*recipe.adapter, *([recipe.mask] if recipe.mask else []))]
@@ -88,9 +94,18 @@ class Lab:
     def untuned(self, recipe: Recipe) -> Any:
         from ..run.carry_out import untuned
 
+        return untuned(self._known(recipe))
+
+    def loop(self, recipe: Recipe) -> Any:
+        from ..run.carry_out import unbegun
+
+        return unbegun(self._known(recipe))
+
+    def _known(self, recipe: Recipe) -> Prepared:
+        """The prepared rows of a recipe with the recipe itself, of which recipes that share rows know nothing."""
         known = self.prepared(recipe)
         filled = {"base": known.base.name, "length": known.recipe.length.model_dump()}
-        return untuned(replace(known, recipe=recipe.updated(filled)))
+        return replace(known, recipe=recipe.updated(filled))
 
     def tuned(self, recipe: Recipe) -> Path:
         """Kept in the cache: weights are large, and can be made again."""
@@ -103,4 +118,22 @@ class Lab:
             self.say(f"training {folder}")
             shutil.rmtree(folder, ignore_errors=True)
             start(recipe, out, name, listen=lambda event: None)
+        return folder
+
+    def improved(self, recipe: Recipe, loop: Mapping[str, Any], seed: int) -> Path:
+        """Kept in the cache, as `tuned` runs are; one that was cut off goes on."""
+        from ..improving import api, plan
+
+        made = plan.make({**recipe.updated({"seed": seed}).to_dict(), "improve": dict(loop)})
+        parts = [made.improve.judge, made.improve.maker, *made.improve.trust]
+        parts += [made.improve.check] if made.improve.check else []
+        facts = [self._identities.of(made.recipe).facts, by_content(made.to_dict()["improve"]), codes_of(parts)]
+        folder = cache_home() / "lab" / f"improved-{hash_json(facts)[:24]}"
+        if not (folder / "report.json").exists():
+            self.say(f"improving {folder}")
+            begun = (folder / api.FILE).exists()
+            if not begun:
+                shutil.rmtree(folder, ignore_errors=True)
+            api.start(made, folder, lambda event: None, resume=begun)
+        self.rounds += [Path(p) for p in sorted(folder.glob("round-*/run")) if p not in self.rounds]
         return folder

@@ -38,13 +38,20 @@ def settle(claim: Claim, lab: Lab) -> dict[str, Any]:
         "series": {name: [list(map(float, p)) for p in points] for name, points in outcome.series.items()},
         "axes": list(outcome.axes), "notes": list(outcome.notes), "seeds": list(lab.seeds),
         "cost": {
-            "trainings": len(lab.used), "seconds": sum(r.cost["seconds"] for r in lab.used.values()),
+            "trainings": len(lab.used) + len(lab.rounds),
+            "seconds": sum(r.cost["seconds"] for r in lab.used.values()) + sum(map(_seconds, lab.rounds)),
             "wall_seconds": time.perf_counter() - started,
         },
         "results": sorted(lab.used), "environment": dict(first.environment) if first else here(),
         "commits": sorted({str(r.environment["commit"]) for r in lab.used.values()}),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }  # fmt: skip
+
+
+def _seconds(run: Path) -> float:
+    """How long a round of an improvement trained."""
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    return float(report["cost"]["training_seconds"])
 
 
 def here() -> dict[str, Any]:

@@ -273,6 +273,76 @@ def improve(
     )  # fmt: skip
 
 
+@app.command("self-train")
+def self_train(
+    source: Annotated[str, typer.Argument(help="A recipe with the key label (.yaml).")],
+    unlabelled: Annotated[
+        str | None, typer.Option("--rows", help="Rows without labels, in place of the file's.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of labelling.", min=1)] = None,
+    set_: Annotated[list[str], typer.Option("--set", help="OPTION=VALUE, e.g. label.keep=0.5.")] = [],  # noqa: B006
+    seed: Annotated[int | None, typer.Option(help="Every random choice comes from it.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of its folder.")] = Path("runs"),
+    name: Annotated[str | None, typer.Option(help="Its name; that of the file if not given.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace one of this name.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with one that was cut off.")] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tune on few labels, label other rows with the model, and tune on what it is sure of; round by round."""
+    from .self_training import self_train_here
+
+    options = _changes(set_, [], {"label.rows": unlabelled, "label.rounds": rounds, "seed": seed})
+    style = "json" if json_ else "quiet" if quiet else "auto"
+    _print(
+        self_train_here(source, options, out=out, name=name, force=force, resume=resume, style=style, as_json=json_),
+        json_,
+    )
+
+
+@app.command()
+def collect(
+    out: Annotated[Path, typer.Argument(help="File to write (.jsonl).")],
+    sources: Annotated[
+        list[str], typer.Argument(help="Labelled rows, or one YAML file: name -> rows, question, labels.")
+    ],
+    form: Annotated[
+        str, typer.Option(help="options: a letter among options; yes_no: whether a label fits.")
+    ] = "options",
+    rows: Annotated[int, typer.Option(help="Most rows of a source.", min=1)] = 500,
+    words: Annotated[int, typer.Option(help="Words of a text that are kept.", min=1)] = 60,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Make one row set of many: each row a question whose answer is one word, for a base that fills blanks."""
+    from .self_training import collect_here
+
+    print(collect_here(out, sources, form=form, rows=rows, words=words, seed=seed, force=force))
+
+
+@app.command()
+def prompts(
+    source: Annotated[str, typer.Argument(metavar="ROWS|RECIPE", help="Rows, packaged:NAME, or a recipe (.yaml).")],
+    shots: Annotated[int, typer.Option(help="Rows of each label to tune on, and as many to choose on.", min=2)] = 16,
+    base: Annotated[str | None, typer.Option(help="Alias (see `models`), folder, or hub id.")] = None,
+    templates: Annotated[int, typer.Option(help="Templates that the base writes; 0 for none.", min=0)] = 4,
+    words: Annotated[int, typer.Option(help="Assignments of label words; 0 for none.", min=0)] = 4,
+    write: Annotated[Path | None, typer.Option("-o", "--out", help="Recipe file to write.")] = None,
+    column: Annotated[list[str], typer.Option(help="ROLE=COLUMN, e.g. text=review.")] = [],  # noqa: B006
+    set_: Annotated[list[str], typer.Option("--set", help="OPTION=VALUE, any option of a recipe.")] = [],  # noqa: B006
+    seed: Annotated[int | None, typer.Option(help="Every random choice comes from it.")] = None,
+    json_: Json = False,
+) -> None:
+    """Search a template and label words for a cloze on few rows: each candidate is tuned, the best on held-out rows wins."""
+    from .few import prompts_here
+
+    named = {"base": base, "rows.shots": shots, "seed": seed, "budget.epochs": 20.0, "batch.rows": 8}
+    if source.endswith((".yaml", ".yml")):
+        named = {"base": base, "rows.shots": shots, "seed": seed}
+    recipe = _recipe(source, {**{k: v for k, v in named.items() if v is not None}, **_changes(set_, column, {})})
+    _print(prompts_here(recipe, templates, words, write, as_json=json_), json_)
+
+
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],

@@ -86,7 +86,8 @@ def _folder(found: Mapping[str, Recipe], out: Path, name: str | None, force: boo
             raise InputError("is there already", where=folder, fix="--name another, or --force to replace it")
         return folder
     rows = next(iter(found.values())).rows.train
-    stem = "compare-" + (str(rows).removeprefix("packaged:").split("/")[-1].split(".")[0] or "rows")
+    named = str(rows) if isinstance(rows, str | Path) else ""
+    stem = "compare-" + (named.removeprefix("packaged:").split("/")[-1].split(".")[0] or "rows")
     number = 1
     while (folder := out / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1

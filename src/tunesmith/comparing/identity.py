@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from ..parts import Chosen, of_kind
 from ..recipe import Recipe, choose
 from ..run.prepare import Prepared, on_disk, prepare
-from ..storage import hash_file, hash_json
+from ..storage import cache_home, hash_file, hash_json
 
 FORM = 2
 """Raised whenever the engine, and not a part, is changed so that the same recipe gives other figures."""
@@ -68,11 +68,34 @@ class Identities:
             options = {k: v for k, v in options.items() if k in _ROWS}
         splits = prepared.facts["splits"]
         return Identity({
-            "form": FORM, "what": what, "recipe": _told(_held(options)), "seed": recipe.seed if what == "tuned" else None,
+            "form": FORM, "what": what, "recipe": _told(by_content(_held(options))),
+            "seed": recipe.seed if what == "tuned" else None,
             "rows": {name: [s["fingerprint"], s["indices"]] for name, s in splits.items()},
             "base": prepared.base.fingerprint,
             "parts": codes(recipe) if what == "tuned" else {},
         })  # fmt: skip
+
+
+def by_content(value: Any) -> Any:
+    """Options with what they name on this machine by its content, so that no folder of it is part of an identity.
+
+    A run that a lab keeps is named by the fingerprint of all that it depends on, any other folder of weights (a teacher,
+    an earlier run's adapter) by the hash of its weights. What is no path of such a folder stays as it is.
+    """
+    if isinstance(value, Mapping):
+        return {k: by_content(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [by_content(v) for v in value]
+    if not isinstance(value, str) or "/" not in value.replace("\\", "/"):
+        return value
+    folder, lab = Path(value).expanduser(), cache_home() / "lab"
+    if folder.is_relative_to(lab):
+        return f"lab:{folder.relative_to(lab).as_posix()}"
+    weights = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
+    kept = [w for w in weights if "checkpoints" not in w.relative_to(folder).parts]
+    if not kept:
+        return value
+    return f"weights:{hash_json([[w.relative_to(folder).as_posix(), hash_file(w)] for w in kept])[:32]}"
 
 
 _ROWS = ("base", "revision", "upon", "rows", "task", "length", "template", "checks", "precision")
@@ -97,7 +120,12 @@ def _verbaliser(recipe: Recipe) -> Iterator[Chosen]:
 
 def codes(recipe: Recipe) -> dict[str, str]:
     """``kind.name`` -> hash of the code of each part of a recipe."""
-    return {f"{c.kind}.{c.name}": _code(c.part.module, c.part.symbol) for c in chosen_parts(recipe)}
+    return codes_of(chosen_parts(recipe))
+
+
+def codes_of(chosen: Iterable[Chosen]) -> dict[str, str]:
+    """``kind.name`` -> hash of the code of each of these parts."""
+    return {f"{c.kind}.{c.name}": _code(c.part.module, c.part.symbol) for c in chosen}
 
 
 @functools.cache

@@ -98,7 +98,7 @@ Outcomes = Iterator[tuple[Job, dict[str, Any]]]
 
 def here(store: Store, jobs: list[Job], workers: int, threads: int) -> Outcomes:
     """A process of its own for each job, so that peak memory is its own and a crash ends one job only."""
-    with ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool, ExitStack() as stack:
         idle: Queue[Worker] = Queue()
         for _ in range(min(workers, len(jobs))):
             idle.put(stack.enter_context(Worker(threads)))
@@ -107,7 +107,7 @@ def here(store: Store, jobs: list[Job], workers: int, threads: int) -> Outcomes:
             for task in as_completed(tasks):
                 yield tasks[task], task.result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _process(idle: Queue[Worker], payload: dict[str, Any]) -> dict[str, Any]:

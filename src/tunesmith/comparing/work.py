@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -177,6 +178,14 @@ def _flops(scored: Any, tokens: int) -> int | None:
 FORKS = sys.platform == "linux"
 """Whether a process that has loaded the libraries can safely be copied: elsewhere their threads forbid it."""
 
+_PARENT_ENDS = 1
+"""Linux' name (PR_SET_PDEATHSIG) of the signal that a process gets when its parent ends."""
+
+
+def _end_with_parent() -> None:
+    """Let no training go on for a driver that was killed."""
+    ctypes.CDLL(None).prctl(_PARENT_ENDS, signal.SIGKILL)
+
 
 def _load() -> None:
     """Load what nearly every job needs, so that its copies need not."""
@@ -204,6 +213,7 @@ def _in_a_copy(job: Mapping[str, Any]) -> dict[str, Any] | None:
     if child == 0:
         code = 1
         try:
+            _end_with_parent()
             os.write(write, json.dumps(_done(job)).encode())
             code = 0
         except BaseException:
@@ -229,6 +239,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     if FORKS:
+        _end_with_parent()
         _load()
     for line in sys.stdin:
         outcome = _in_a_copy(json.loads(line)) if FORKS else _done(json.loads(line))

@@ -272,6 +272,8 @@ def collate(rows: Sequence[Mapping[str, Any]], cloze: Cloze, pad_id: int) -> dic
         begin += len(row["views"])
     labels = torch.tensor([row["labels"] for row in rows])
     batch = {"input_ids": ids, "attention_mask": there, "labels": labels, "asked": torch.cat(asked)}
+    if rows[0].get("soft") is not None:
+        batch["soft"] = torch.tensor([row["soft"] for row in rows])
     return batch | _weights(cloze, batch["asked"])
 
 

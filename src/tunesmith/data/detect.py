@@ -220,6 +220,8 @@ def _fits(rows: Rows, role: str, column: str) -> bool:
         return bool(listed and not pa.types.is_struct(kind.value_type))
     if role == "rationale":
         return _is_text(rows, column) or bool(listed and pa.types.is_string(kind.value_type))
+    if role == "soft":
+        return bool(pa.types.is_struct(kind) or pa.types.is_null(kind))
     if role == "label":
         return not pa.types.is_struct(kind) and not (listed and pa.types.is_nested(kind.value_type))
     return _is_text(rows, column)

@@ -192,6 +192,8 @@ class _Tally:
         )
         if piece.views is not None:
             record |= {"views": piece.views, "asked": piece.asked, "length": sum(len(ids) for ids in piece.views)}
+        if piece.soft is not None:
+            record["soft"] = piece.soft
         return {**record, "token_type_ids": piece.token_type_ids, "words": piece.words}
 
     @property
@@ -227,10 +229,11 @@ def _schema(task: Task) -> pa.Schema:
         label = pa.float64()
     ids = pa.list_(pa.int32())
     views = [("views", pa.list_(ids)), ("asked", pa.list_(ids))] if "cloze" in task.settings else []
+    soft = [("soft", pa.list_(pa.float32()))] if "soft" in task.columns else []
     return pa.schema([
         ("input_ids", ids), ("labels", label), ("token_type_ids", ids), ("words", ids), ("row", pa.int64()),
         ("units", pa.int32()), ("length", pa.int32()), ("good", pa.bool_()), ("controlled", pa.bool_()),
-        ("other_ids", ids), ("other_labels", ids), ("source", pa.int32()), ("rationale", ids), *views,
+        ("other_ids", ids), ("other_labels", ids), ("source", pa.int32()), ("rationale", ids), *views, *soft,
     ])  # fmt: skip
 
 
@@ -261,6 +264,8 @@ def collator(task: Task, pad_id: int) -> Callable[[Sequence[Mapping[str, Any]]],
             batch["labels"] = batch["labels"].float()
         if rows[0].get("rationale") is not None:
             batch["rationale"] = pad([row["rationale"] for row in rows], IGNORED)
+        if rows[0].get("soft") is not None:
+            batch["soft"] = torch.tensor([row["soft"] for row in rows])
         if rows[0].get("source") is not None:
             batch["source"] = torch.tensor([row["source"] for row in rows])
             if not task.per_token:

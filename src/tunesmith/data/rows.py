@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow.ipc
 from ..errors import InputError
 from ..storage import atomic_file, cache_home, hash_file
 from .files import LINE, READERS, Chunk, suffix
+from .mixture import mix
 
 VERSION = 1
 """Raised when the reading of files changes, so that tables of an older reading are not taken from the cache."""
@@ -88,13 +89,16 @@ def read(source: Any) -> Rows:
     Args:
         source: a path (csv, tsv, jsonl, json, parquet, arrow, feather, txt; text formats also as .gz or .bz2), a
             folder made by ``datasets.save_to_disk``, ``packaged:NAME``, ``hub:OWNER/NAME[@REVISION][:CONFIG][#SPLIT]``,
-            or in Python a list of dictionaries, a pandas DataFrame, a pyarrow Table or a Hugging Face Dataset.
+            several of these by name with templates (`mixture.mix`), or in Python a list of dictionaries, a pandas DataFrame,
+            a pyarrow Table or a Hugging Face Dataset.
 
     Raises:
         InputError: it cannot be read; the message names file, line and column.
     """
     if isinstance(source, Rows):
         return source
+    if isinstance(source, Mapping):
+        return _from_memory(mix(source))
     if not isinstance(source, str | Path):
         return _from_memory(source)
     text = str(source)

@@ -38,17 +38,24 @@ def epoch_steps(lengths: np.ndarray, rows: int, *, seed: int, epoch: int) -> lis
     return steps
 
 
-def micro_batches(indices: np.ndarray, lengths: np.ndarray, tokens: int) -> Iterator[np.ndarray]:
-    """Cut a step's rows into groups that hold at most ``tokens`` tokens, padding counted; one row always fits.
+def micro_batches(
+    indices: np.ndarray, lengths: np.ndarray, tokens: int, *, packed: bool = False
+) -> Iterator[np.ndarray]:
+    """Cut a step's rows into groups that hold at most ``tokens`` tokens; one row always fits.
 
     Args:
         indices: the rows of the step.
         lengths: tokens of every row of the data.
-        tokens: the token budget of one micro-batch.
+        tokens: the token budget of one micro-batch, padding counted.
+        packed: whether there is no padding to be counted.
     """
     ranked = indices[np.argsort(-lengths[indices], kind="stable")]
     start = 0
     while start < len(ranked):
-        count = max(1, tokens // max(1, int(lengths[ranked[start]])))
+        if packed:
+            fitting = int(np.searchsorted(np.cumsum(lengths[ranked[start:]]), tokens, side="right"))
+        else:
+            fitting = tokens // max(1, int(lengths[ranked[start]]))
+        count = max(1, fitting)
         yield ranked[start : start + count]
         start += count

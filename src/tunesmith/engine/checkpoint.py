@@ -6,21 +6,34 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, optim
+from torch import Tensor
 
 from ..errors import RunError
 from ..storage import atomic_folder, write_json
+
+
+class Stateful(Protocol):
+    """What has an optimizer's state."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+
+class Restored(Protocol):
+    """What takes up an optimizer's state."""
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None: ...
+
 
 KEPT = 2
 """Checkpoints kept: the newest, and the one before it."""
 
 
 def save(
-    folder: Path, step: int, tensors: dict[str, Tensor], optimizer: optim.Optimizer | None, facts: dict[str, Any]
+    folder: Path, step: int, tensors: dict[str, Tensor], optimizer: Stateful | None, facts: dict[str, Any]
 ) -> Path:
     """Write ``folder/step-<n>``, check it by reading it back, then let go of the oldest ones.
 
@@ -69,7 +82,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise _damaged(path, error) from error
 
 
-def load_optimizer(path: Path, optimizer: optim.Optimizer, settings: dict[str, Any]) -> None:
+def load_optimizer(path: Path, optimizer: Restored, settings: dict[str, Any]) -> None:
     """Let an optimizer take up its state, with what the facts of the checkpoint hold under ``optimizer``.
 
     Raises:
@@ -93,7 +106,7 @@ def _save_checked(path: Path, tensors: dict[str, Tensor]) -> None:
             raise RunError(f"{path}: {name} was not written as it is in memory")
 
 
-def _flatten(optimizer: optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _flatten(optimizer: Stateful) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The optimizer's state as named tensors, and its numbers as JSON."""
     state = optimizer.state_dict()
     tensors, numbers = {}, {}
@@ -106,7 +119,7 @@ def _flatten(optimizer: optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, A
     return tensors, {"numbers": numbers, "groups": state["param_groups"]}
 
 
-def _unflatten(optimizer: optim.Optimizer, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
+def _unflatten(optimizer: Restored, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **settings["numbers"]}.items():
         index, name = key.split(".", 1)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from .sharding import whole
+
 WATCHED = 10
 """Steps that are watched: enough for a tensor whose gradient is zero at birth (LoRA's ``A``) to get one."""
 
@@ -33,7 +35,7 @@ class Watch:
 
     def see_gradient(self, name: str, gradient: Tensor) -> bool:
         """Take note of one gradient before it moves its tensor; whether it is not finite."""
-        largest = float(gradient.abs().max())
+        largest = float(whole(gradient).abs().max())
         if 0 < largest < float("inf"):
             self._without_gradient.discard(name)
         return not largest < float("inf")
@@ -51,6 +53,6 @@ class Watch:
 
 def _fingerprint(parameter: nn.Parameter) -> Tensor:
     """Two sums that a change of any entry changes, so that no copy of the tensor has to be kept."""
-    values = parameter.detach().double().flatten()
+    values = whole(parameter.detach()).double().flatten()
     ramp = torch.linspace(1, 2, len(values), dtype=torch.float64, device=values.device)
     return torch.stack([values.sum(), values @ ramp])

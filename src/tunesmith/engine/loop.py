@@ -24,17 +24,20 @@ from ..losses import Loss
 from ..masks import Mask, Moment
 from ..optimizers import Stepper, Transform
 from ..schedules import Schedule
-from . import checkpoint
+from . import checkpoint, chunked
 from .batches import epoch_steps, micro_batches
 from .choosing import Chooser
 from .components import components, layers_above
 from .health import WATCHED, Watch
 from .memory import is_out_of_memory, peak_bytes
+from .passes import as_in_use
 from .precision import arithmetic
 from .processes import ALONE, Processes
+from .sharding import Gathered, Parting, own, parted, whole, wholes
 from .step import Step, Words, count_units
 from .step_log import StepLog, replay, why_no_log
 from .streaming import Stream
+from .tuning import Tuner
 
 
 class Rows(Protocol):
@@ -107,6 +110,9 @@ class Work:
         mask: which of the model's own weights move, where the choice is made or changes in training.
         together: the processes that share every step's rows.
         words: makes ids of a text, for terms that put words around rows.
+        chunked: whether a language model's logits are made in chunks, where cross-entropy alone is asked.
+        held_out: encoded validation rows, for terms that ask what a step does to them and adapters that tune values on them.
+        sharded: whether the model has been shared out between the processes (`sharding`).
     """
 
     host: Host
@@ -131,6 +137,9 @@ class Work:
     mask: Mask | None = None
     together: Processes = ALONE
     words: Words | None = None
+    chunked: bool = False
+    held_out: Rows | None = None
+    sharded: bool = False
 
 
 @dataclass
@@ -175,11 +184,13 @@ class Loop:
         self.stream: Stream | None = None
         self._stopping = False
         self.chooser = Chooser(self)
+        self.tuner = Tuner(self)
         if work.together.count > 1:
             self._check_together()
         if self.chooser.settled:
             self._build()
         self.observed = False
+        self.chunks = self._may_chunk()
         self._saved_at = 0.0
 
     def _check_together(self) -> None:
@@ -221,6 +232,9 @@ class Loop:
         if gradient.entries and work.host.patches:
             raise InputError(f"the mask moves single entries, and for this gradient {gradient.entries}",
                              fix="choose a mask of whole tensors, or gradient backprop")  # fmt: skip
+        if gradient.sums and work.host.packs:
+            raise InputError("gradient private needs each row apart, and packing lays them end to end",
+                             fix="leave packing out")  # fmt: skip
         plan = Plan(len(work.rows), work.rows_per_step, self.total_steps, _reversible(self.optimizer))
         self.notes = gradient.begin(work.host, plan)
         reason = why_no_log(self)
@@ -273,13 +287,24 @@ class Loop:
         keep = {what for term in self.work.losses for what in term.keeps}
         return Step(
             self.work.host, moved, self.work.head, progress=self._progress(), keep=keep, moved=self.state.step > 0,
-            words=self.work.words,
+            words=self.work.words, held_out=self._held_out,
         )  # fmt: skip
+
+    def _held_out(self) -> Step | None:
+        """As many validation rows as a step has, the same for all micro-batches of a step."""
+        rows = self.work.held_out
+        if rows is None or not len(rows):
+            return None
+        draw = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+        chosen = torch.randperm(len(rows), generator=draw)[: self.work.rows_per_step]
+        return self._seen(self.work.collate(rows.take(chosen.numpy())))
 
     # ------------------------------------------------------------------ the loop
 
     def choose(self) -> Iterator[dict[str, Any]]:
         """Let the mask choose what trains, once, from gradients or from a tuning where it needs them."""
+        if self.chunks and not self.state.step:
+            self._see_head()
         self._observe()
         if self.chooser.settled:
             return
@@ -290,6 +315,8 @@ class Loop:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         yield from self.choose()
         yield from ({"event": "note", "text": text} for text in self.notes)
+        if self.work.chunked and not self.chunks:
+            yield {"event": "note", "text": "chunked_loss: loss or model do more with the logits, which are made whole"}
         if not self.state.stopped:
             yield from self._train()
         self._finish()
@@ -346,7 +373,12 @@ class Loop:
         """The micro-batches of the first epoch."""
         lengths = self.work.rows.lengths
         for indices in epoch_steps(lengths, self.work.rows_per_step, seed=self.work.seed, epoch=0):
-            yield from micro_batches(indices, lengths, self.state.micro_tokens)
+            yield from self._cut(indices)
+
+    def _cut(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """A step's rows as micro-batches."""
+        work = self.work
+        return micro_batches(indices, work.rows.lengths, self.state.micro_tokens, packed=work.host.packs)
 
     def _remaining_steps(self) -> Iterator[np.ndarray]:
         """The rows of every step from here on, epoch after epoch; a resumed run goes on where it was."""
@@ -371,6 +403,7 @@ class Loop:
         if self.work.together.count > 1:
             torch.manual_seed(seed)  # what is drawn from here on must be the same everywhere
         self.chooser.after_backward()
+        self.tuner.after_backward()
         value = float(loss)
         if not math.isfinite(value):
             raise RunError(self._blame(indices, value))
@@ -379,7 +412,7 @@ class Loop:
             raise RunError(f"step {self.state.step + 1}: the gradient of {broken[0]} is not finite (loss {value:.4g})")
         figures: dict[str, Any] = self.stream.figures() if self.stream else {}
         for transform in () if self.stream else self.work.transforms:
-            figures |= {k: float(v) for k, v in transform(list(self.parameters.values())).items()}
+            figures |= {k: float(whole(v)) for k, v in transform(list(self.parameters.values())).items()}
         if odd := [name for name, figure in figures.items() if not math.isfinite(figure)]:
             raise RunError(
                 f"step {self.state.step + 1}: {odd[0]} is {figures[odd[0]]} at loss {value:.4g}; lower the rate"
@@ -417,7 +450,7 @@ class Loop:
         tokens = int(self.work.rows.lengths[indices].sum())
         if together.count == 1:
             return loss, units, tokens
-        together.add(parameters)
+        together.add(own(parameters))
         return together.sum(loss), units, tokens
 
     def _count(self, mine: np.ndarray) -> tuple[int, int]:
@@ -430,10 +463,7 @@ class Loop:
         """Fill the gradients for this process's rows; when memory runs out, again in smaller micro-batches."""
         while True:
             try:
-                batches = [
-                    self.work.collate(self.work.rows.take(group))
-                    for group in micro_batches(indices, self.work.rows.lengths, self.state.micro_tokens)
-                ]
+                batches = [self.work.collate(self.work.rows.take(group)) for group in self._cut(indices)]
                 units = sum(count_units(b["labels"], self.work.head) for b in batches) if units is None else units
                 rows = sum(len(b["labels"]) for b in batches) if rows is None else rows
                 self.chooser.compare(batches, units)
@@ -441,14 +471,27 @@ class Loop:
                     _check_single(batches)
                 over = (1, 1) if self.work.gradient.sums else (units, rows)
                 losses = [self.closure(batch, over[0], rows=over[1]) for batch in batches]
+                losses += self._fillers(len(losses))
                 return self._ask(losses) / (units / over[0]), units
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                if self.work.sharded:
+                    raise RunError(f"step {self.state.step + 1}: memory ran out, and the others wait for this process; "
+                                   "lower batch.tokens") from error  # fmt: skip
                 if self.stream and self.stream.moved:
                     raise RunError(f"step {self.state.step + 1}: memory ran out when some weights had moved already; "
                                    "lower batch.rows or length.max") from error  # fmt: skip
                 self._shrink(indices)
+
+    def _fillers(self, count: int) -> list[Callable[[], Tensor]]:
+        """Passes without weight, where the model is shared out and another process has more micro-batches: all have to
+        take part in each."""
+        missing = self.work.together.most(count) - count if self.work.sharded else 0
+        if not missing:
+            return []
+        filler = self.closure(self.work.collate(self.work.rows.take(np.arange(1))), 1, rows=1)
+        return [lambda: 0.0 * filler()] * missing
 
     def _ask(self, losses: list[Callable[[], Tensor]]) -> Tensor:
         parameters = list(self.parameters.values())
@@ -473,12 +516,32 @@ class Loop:
                 share = {"units": step.units / max(1, units), "rows": step.rows / (rows or step.rows)}
                 if asks is not None:
                     return asks(step) * share["units"]
-                terms = [term.weight * share[term.mean_over] * term(step) for term in self.work.losses]
+                terms = [term.weight * share[term.mean_over] * self._value(term, step) for term in self.work.losses]
                 if (penalty := self.work.host.penalty()) is not None:
                     terms.append(penalty * share["units"])
                 return torch.stack(terms).sum()
 
         return loss
+
+    def _may_chunk(self) -> bool:
+        """Whether the loss asks for nothing but cross-entropy, and its logits are to be made in chunks."""
+        work = self.work
+        if work.gradient.sums or not chunked.fits(work.losses, work.head):
+            return False
+        longest = int(work.rows.lengths.max()) if len(work.rows) else 0
+        return work.chunked or chunked.too_large(work.host, max(work.tokens, longest))
+
+    def _see_head(self) -> None:
+        """Go back to whole logits where the model does more with them than its head says."""
+        batch = self.work.collate(self.work.rows.take(np.arange(1)))
+        with arithmetic(self.work.dtype, self.device), as_in_use(self.work.host):
+            self.chunks = chunked.is_plain(self._seen(batch))
+
+    def _value(self, term: Loss, step: Step) -> Tensor:
+        """What a term says of a step; in chunks of its places where that was asked for, or whole logits are too large."""
+        if self.chunks and (self.work.chunked or chunked.too_large(self.work.host, step.units)):
+            return chunked.mean_loss(step, term)
+        return term(step)
 
     def _shrink(self, indices: np.ndarray) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -544,11 +607,16 @@ class Loop:
         return Moment(self.state.step, self.total_steps, self._progress())
 
     def _progress(self) -> float:
-        """Share of the budget that lies behind the middle of the coming step, 0 to 1."""
+        """Share of the budget that lies behind the middle of the coming step, 0 to 1.
+
+        Where time is limited, the first step is taken to last a second, or a hundredth of the time: at 0 a warm-up would
+        leave its rate at 0.
+        """
         shares = [(self.state.step + 0.5) / self.total_steps]
         if self.work.budget.minutes is not None:
-            steps = max(1, self.state.step)
-            shares.append(self.state.seconds * (steps + 0.5) / steps / (60 * self.work.budget.minutes))
+            seconds = 60 * self.work.budget.minutes
+            a_step = self.state.seconds / self.state.step if self.state.step else min(1.0, seconds / 100)
+            shares.append(a_step * (self.state.step + 0.5) / seconds)
         return min(1.0, max(shares))
 
     # ------------------------------------------------------------------ stopping, validating, saving
@@ -622,8 +690,10 @@ class Loop:
         }
         if self.logged:
             tensors = self.log.tensors()
-        optimizer = None if self.logged else self.optimizer
+        optimizer: checkpoint.Stateful | None = None if self.logged else self.optimizer
         path = checkpoint.at(self.work.folder, self.state.step)
+        if self.work.sharded:
+            tensors, optimizer = wholes(tensors), Gathered(self.optimizer)
         if self.work.together.first:
             checkpoint.save(self.work.folder, self.state.step, tensors, optimizer, asdict(self.state))
         self.work.together.wait()
@@ -647,9 +717,12 @@ class Loop:
             self.state = State(**{**known, "stopped": ""})
             replay(self, log)
         else:
-            self._load({k: v for k, v in tensors.items() if not k.startswith(("best.", "mask."))}, training=True)
+            here = self._tensors(training=True)
+            kept = {k: v for k, v in tensors.items() if not k.startswith(("best.", "mask."))}
+            self._load({k: parted(v, here[k]) if k in here else v for k, v in kept.items()}, training=True)
             self._build()
-            checkpoint.load_optimizer(path, self.optimizer, facts["optimizer"])
+            optimizer = Parting(self.optimizer) if self.work.sharded else self.optimizer
+            checkpoint.load_optimizer(path, optimizer, facts["optimizer"])
             self._best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
             self.state = State(**{**known, "stopped": ""})
         self._saved_at = self.state.seconds

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..host import Host
+from ..models.packing import spread
 
 STATES, ACTIVATIONS = "states", "activations"
 """What a pass keeps only when it is asked for."""
@@ -66,7 +67,7 @@ def mlp_inputs(host: Host, wanted: bool) -> Iterator[list[Tensor]]:
     sites = [s for s in host.anatomy.sites if s.role == "mlp.down" and s.rows is None] if wanted else []
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(inputs[0])
+        found.append(spread(inputs[0]))
 
     handles = [s.module.register_forward_pre_hook(keep) for s in sites]
     try:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..host import Host
 from ..losses import Loss
-from . import cloze
+from . import chunked, cloze
 from .batches import micro_batches
 from .loop import Rows
 from .memory import is_out_of_memory
@@ -36,6 +36,7 @@ class Reading:
         tokens: most tokens in one batch, padding counted.
         dtype: precision of matrix products.
         terms: terms of the loss that own a part of the model and change its logits in use.
+        chunked: whether a language model's logits are made in chunks.
     """
 
     host: Host
@@ -44,6 +45,7 @@ class Reading:
     tokens: int = 8192
     dtype: torch.dtype = torch.float32
     terms: Sequence[Loss] = ()
+    chunked: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -78,7 +80,7 @@ def read(reading: Reading, rows: Rows, indices: np.ndarray | None = None) -> Out
     chosen = np.arange(len(rows)) if indices is None else np.asarray(indices)
     size = len(chosen)
     found = Outputs(np.empty((0, 0)), [np.empty(0)] * size, np.zeros(size), np.ones(size, dtype=np.int64))
-    outputs = partial(_outputs, terms=reading.terms)
+    outputs = partial(_outputs, reading)
     for places, (logits, tokens, loss, units) in _map(reading, rows, chosen, outputs):
         if logits is not None:
             if not len(found.logits):
@@ -91,15 +93,21 @@ def read(reading: Reading, rows: Rows, indices: np.ndarray | None = None) -> Out
     return found
 
 
-def _outputs(step: Step, terms: Sequence[Loss]) -> tuple[np.ndarray | None, list[np.ndarray], np.ndarray, np.ndarray]:
+def _outputs(reading: Reading, step: Step) -> tuple[np.ndarray | None, list[np.ndarray], np.ndarray, np.ndarray]:
     """Of one batch: a row's logits; or a tagger's log-probabilities, summed loss and number of units of each row."""
-    values = step.logits
-    for term in terms:
-        values = term.read(values, step)
-    values = values.float()
-    if step.mask is None:
-        return values.cpu().numpy(), [], np.empty(0), np.empty(0)
-    loss = F.cross_entropy(values, step.targets, reduction="none").double().cpu()
+    writes = step.head in chunked.WRITES and not reading.terms
+    if writes and (reading.chunked or chunked.too_large(step.host, step.units)):
+        values, nats = torch.empty(0), chunked.token_losses(step)
+    else:
+        values = step.logits
+        for term in reading.terms:
+            values = term.read(values, step)
+        values = values.float()
+        if step.mask is None:
+            return values.cpu().numpy(), [], np.empty(0), np.empty(0)
+        nats = F.cross_entropy(values, step.targets, reduction="none")
+    assert step.mask is not None
+    loss = nats.double().cpu()
     counts = step.mask.sum(1).cpu()
     sums = torch.zeros(len(counts), dtype=torch.float64)
     sums.index_add_(0, torch.repeat_interleave(torch.arange(len(counts)), counts), loss)
@@ -175,7 +183,7 @@ def _map(
     """``function`` of every batch, with the places in ``chosen`` of its rows; rows of like length go together."""
     reading.host.eval()
     ranked = np.argsort(-rows.lengths[chosen], kind="stable")
-    for places in micro_batches(ranked, rows.lengths[chosen], reading.tokens):
+    for places in micro_batches(ranked, rows.lengths[chosen], reading.tokens, packed=reading.host.packs):
         yield from _apply(reading, rows, chosen, places, function)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -48,6 +50,10 @@ class Processes:
         """The sum over all processes, in double precision."""
         return float(value)
 
+    def most(self, value: int) -> int:
+        """The largest over all processes."""
+        return value
+
     def agree(self, value: float) -> float:
         """The first process's value."""
         return value
@@ -60,6 +66,11 @@ class Processes:
 
     def wait(self) -> None:
         """Go on when all processes are here."""
+
+    @contextmanager
+    def reached(self) -> Iterator[None]:
+        """Inside this block PyTorch reaches other processes by itself; one that is gone is told as elsewhere."""
+        yield
 
 
 class Together(Processes):
@@ -88,6 +99,11 @@ class Together(Processes):
         total = torch.tensor(float(value), dtype=torch.float64, device=self._device)
         self._do(lambda: self._dist.all_reduce(total))
         return float(total)
+
+    def most(self, value: int) -> int:
+        largest = torch.tensor(value, device=self._device)
+        self._do(lambda: self._dist.all_reduce(largest, self._dist.ReduceOp.MAX))
+        return int(largest)
 
     def agree(self, value: float) -> float:
         told = torch.tensor(float(value), dtype=torch.float64, device=self._device)
@@ -123,15 +139,27 @@ class Together(Processes):
     def wait(self) -> None:
         self._do(self._dist.barrier)
 
+    @contextmanager
+    def reached(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            if not any(word in str(error) for word in ("gloo", "Connection", "NCCL")):
+                raise
+            self._lost(error)
+
     def _do(self, act: Callable[[], object]) -> None:
         try:
             act()
         except RuntimeError as error:
-            if os.environ.get(SUPERVISED):
-                raise SystemExit(GONE) from error  # the one that watches tells which process it was, and why
-            raise RunError(
-                f"process {self.rank}: another process is gone ({str(error).splitlines()[0]}); go on with --resume"
-            ) from error
+            self._lost(error)
+
+    def _lost(self, error: RuntimeError) -> NoReturn:
+        if os.environ.get(SUPERVISED):
+            raise SystemExit(GONE) from error  # the one that watches tells which process it was, and why
+        raise RunError(
+            f"process {self.rank}: another process is gone ({str(error).splitlines()[0]}); go on with --resume"
+        ) from error
 
 
 ALONE = Processes()
@@ -142,7 +170,12 @@ def here() -> Processes:
 
     The first call waits until all of them have called.
     """
-    return Together() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ALONE
+    return Together() if count_here() > 1 else ALONE
+
+
+def count_here() -> int:
+    """How many processes there are; waits for nobody."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_first() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -33,7 +33,7 @@ NEVER = -1e4
 IGNORED = -100
 """The label of a place where nothing is supervised."""
 
-NOT_INPUTS = ("labels", "good", "pairs", "controlled", "source", "choices", "rationale", *cloze.PLAN)
+NOT_INPUTS = ("labels", "good", "pairs", "controlled", "source", "choices", "rationale", "soft", "below", *cloze.PLAN)
 """What a batch holds for the losses; the model does not see it."""
 
 ROW_HEADS = ("sequence-classification", *cloze.HEADS)
@@ -81,6 +81,7 @@ class Step:
         keep: what the main pass keeps for the losses that ask for it (``states``, ``activations``).
         moved: whether training has begun, so that the model's own weights may not be the base's any more.
         words: makes ids of a text, for terms that put words around rows.
+        held_out: gives a batch of validation rows under the same model, for terms that ask for it.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Step:
         keep: Collection[str] = (),
         moved: bool = False,
         words: Words | None = None,
+        held_out: Callable[[], Step | None] = lambda: None,
     ):
         self.host = host
         self.batch = batch
@@ -102,6 +104,7 @@ class Step:
         self.mask = supervised(self.labels, head)
         self.moved = moved
         self._words = words
+        self._held_out = held_out
         self._keep = frozenset(keep)
         self._draws = 0
 
@@ -148,7 +151,8 @@ class Step:
     @cached_property
     def main(self) -> Pass:
         """The one pass that all losses share."""
-        return self.run(keep=self._keep)
+        with self._above():
+            return self.run(keep=self._keep)
 
     @property
     def logits(self) -> Tensor:
@@ -201,6 +205,13 @@ class Step:
         states = layer_states(output) if STATES in keep else []
         return Pass(logits, hidden[-1], self._features, states, activations)
 
+    def before_head(self) -> tuple[Tensor, Tensor]:
+        """What a language model's head reads at each supervised place, (units, size), and the logits at the first of them."""
+        assert self.mask is not None
+        with self._above(), self.host.head_only_at(self.mask, first=1) as read:
+            output = call(self.host, self._inputs({}), None)
+        return read[0], output.logits
+
     def again(self) -> Tensor:
         """The logits at the same units from another forward pass, which differs where there is dropout."""
         return self.run().logits
@@ -236,6 +247,11 @@ class Step:
         guest = self.host.guests[model]
         with torch.no_grad(), as_in_use(guest):
             return Step(guest, self.batch, self.head).run(keep=keep)
+
+    @cached_property
+    def held_out(self) -> Step | None:
+        """Validation rows, drawn anew at each optimizer step from its seed; None where there are none."""
+        return self._held_out()
 
     def on(self, batch: dict[str, Tensor]) -> Step:
         """Another batch, seen by the same model."""
@@ -355,6 +371,12 @@ class Step:
         with self.host.head_only_at(places):
             found: Tensor = self.host(**self._inputs(changes)).logits
         return found
+
+    def _above(self) -> AbstractContextManager[None]:
+        """Inside this block the layers are left out whose states the batch brings (`tunesmith.engine.activations`)."""
+        if "below" not in self.batch or self.host.below is None:
+            return nullcontext()
+        return self.host.below.skipped(self.batch["below"])
 
     def _features(self, hidden: Tensor) -> Tensor:
         if self.head in cloze.HEADS:

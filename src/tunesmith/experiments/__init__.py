@@ -69,6 +69,9 @@ class Lab(Protocol):
     def results(self, *recipes: Any, seeds: Sequence[int] | None = None) -> list[list[Any]]:
         """For each recipe its results (`tunesmith.comparing.result.Result`), one a seed; missing ones are computed."""
 
+    def each(self, recipes: Sequence[Any]) -> list[Any]:
+        """The result of each recipe with the seed of its place: one a seed, where seeds differ in more than their number."""
+
     def before(self, recipe: Any) -> Any:
         """The result of what tuning has to beat: a language model's untuned base, a linear probe on an encoder."""
 
@@ -90,8 +93,20 @@ class Lab(Protocol):
     def untuned(self, recipe: Any) -> Any:
         """The model as training begins, with its head and parts, and how rows are read (`tunesmith.engine.predict.Reading`)."""
 
+    def loop(self, recipe: Any) -> Any:
+        """The loop of a training that has not begun and writes nothing (`tunesmith.engine.loop.Loop`)."""
+
     def tuned(self, recipe: Any) -> Path:
         """The folder of a finished run of this recipe, for what needs weights; carried out where it is missing."""
+
+    def improved(self, recipe: Any, loop: Mapping[str, Any], seed: int) -> Path:
+        """The folder of a finished improvement of this recipe with this seed; carried out where it is missing.
+
+        Args:
+            recipe: of every tuning, with its rows.
+            loop: options of generate, judge, train, as the key ``improve`` of a file has them.
+            seed: of samples and tunings.
+        """
 
     def say(self, text: str) -> None:
         """Tell the user where the experiment stands."""

@@ -137,6 +137,13 @@ def _tasks(train: Table, test: Table, draw: random.Random, share: float, words: 
     return made, held_out, {"columns": {"source": "of"}}
 
 
+def _exchanged(train: Table, test: Table, draw: random.Random, share: float, words: Sequence[str]) -> Made:
+    """A share of the instructions has another one's answer."""
+    wrong = draw.sample(range(len(train)), round(share * len(train)))
+    answers = {i: train[j]["output"] for i, j in zip(wrong, wrong[1:] + wrong[:1], strict=True)}
+    return [{**row, "output": answers.get(i, row["output"])} for i, row in enumerate(train)], test, {"task": "generate"}
+
+
 KINDS: dict[str, Callable[[Table, Table, random.Random, float, Sequence[str]], Made]] = {
     "flipped": _flipped,
     "ordinal": _ordinal,
@@ -145,4 +152,5 @@ KINDS: dict[str, Callable[[Table, Table, random.Random, float, Sequence[str]], M
     "reasons": _reasons,
     "sums": _sums,
     "tasks": _tasks,
+    "exchanged": _exchanged,
 }

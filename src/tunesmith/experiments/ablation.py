@@ -44,8 +44,8 @@ def ablation(
         tasks: names of arena tasks.
         options: of all recipes, e.g. ``{rows.limit: 128}``.
         rows: ``own``, or what is done to them: ``flipped``, ``ordinal``, ``shortcut``, ``shifted``, ``reasons``,
-            ``sums``, ``tasks``.
-        share: of the rows that ``flipped`` and ``shortcut`` change.
+            ``sums``, ``tasks``, ``exchanged``.
+        share: of the rows that ``flipped``, ``shortcut`` and ``exchanged`` change.
         words: what is a reason, for ``reasons``.
         teacher: options of a recipe, tuned once for each task on the same rows; it moves all weights.
         scores: scores beside the chief metric, and ``distance``.

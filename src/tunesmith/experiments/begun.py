@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,7 @@ def begun(
                                **{"rows.shots": count, "rows.seed": s, **options, **tuned[s]})
                     for s in lab.seeds
                 ]  # fmt: skip
-                sides.append(_each(lab, recipes))
+                sides.append(lab.each(recipes))
             fresh, started = sides
             found.append(difference(started, fresh, f"{task}, {count} rows a class"))
             values.append([a.score - b.score for a, b in zip(started, fresh, strict=True)])
@@ -63,8 +62,3 @@ def begun(
     points = [(n, figures[f"shots{n}.difference"]) for n in shots]
     series = {"gain": [[float(n), f.value, f.low, f.high] for n, f in points]}
     return Outcome(figures, series, ("rows of each class", "difference to new adapters"))
-
-
-def _each(lab: Lab, recipes: Sequence[Any]) -> list[Any]:
-    """The result of each recipe with the seed of its place."""
-    return [lab.results(recipe, seeds=[s])[0][0] for s, recipe in zip(lab.seeds, recipes, strict=True)]

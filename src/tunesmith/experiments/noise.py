@@ -44,7 +44,7 @@ def evaluation_noise(
     whole: dict[str, list[Any]] = {}
     for task in redrawn:
         each = [lab.recipe(task, arena.TECHNIQUES[last], **{**options, "rows.seed": s}) for s in seeds]
-        whole[task] = [lab.results(r, seeds=[s])[0][0] for r, s in zip(each, seeds, strict=True)]
+        whole[task] = lab.each(each)
     fixed = {t: found[t, last] if (t, last) in found else lab.results(
         lab.recipe(t, arena.TECHNIQUES[last], **options))[0] for t in redrawn}  # fmt: skip
 

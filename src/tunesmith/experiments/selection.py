@@ -43,7 +43,7 @@ def selection_rules(
     for task, rules in tasks.items():
         recipe = lab.recipe(task, technique, **{**options, "rows.limit": pool})
         rows = _Pool(lab, recipe, keep)
-        drawn = [lab.results(rows.chosen("random", s), seeds=[s])[0][0] for s in lab.seeds]
+        drawn = lab.each([rows.chosen("random", s) for s in lab.seeds])
         found = dict(zip(rules, lab.results(*(rows.chosen(r, 0) for r in rules)), strict=True))
         for rule, results in found.items():
             figures[f"{task}.{rule}"] = difference(results, drawn, f"{task}, {rule} rows less random ones")

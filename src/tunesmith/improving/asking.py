@@ -11,7 +11,7 @@ from ..data.tasks import Task
 from ..data.tasks.generate import Generate
 from ..errors import InputError
 from ..judges import Question
-from ..makers import Answer, Pair
+from ..makers import Answer, Maker, Pair
 from ..recipe import Recipe
 
 Row = Mapping[str, Any]
@@ -96,25 +96,28 @@ class Asker:
         """A maker's row as a file of rows has it.
 
         Raises:
-            InputError: a conversation of several turns is to become a pair, which has one prompt.
+            InputError: a conversation of several turns is to become a pair or a rated answer, which has one prompt.
         """
         row = item.question.row
-        if isinstance(item, Answer):
+        if isinstance(item, Answer) and item.good is None:
             asked = self.asking(row, item.prompt) if item.prompt is not None else dict(row)
             return self.answered(asked, item.completion)
         if self.chats and len(self._before(row)) > 1:
             raise InputError(
-                "a conversation of several turns cannot become a pair", expected="one turn of the user",
+                "a conversation of several turns cannot become a pair or be rated", expected="one turn of the user",
                 fix="take rows with prompt and completion",
             )  # fmt: skip
+        if isinstance(item, Answer):
+            return {"prompt": item.question.prompt, "completion": item.completion, "label": item.good}
         return {"prompt": item.question.prompt, "chosen": item.chosen, "rejected": item.rejected}
 
-    def recipe_task(self, pairs: bool) -> tuple[dict[str, Any], dict[str, str]]:
-        """The task of the rows that are made, and what their columns mean."""
-        if not pairs:
+    def recipe_task(self, maker: Maker) -> tuple[dict[str, Any], dict[str, str]]:
+        """The task of the rows that a maker makes, and what their columns mean."""
+        if not (maker.pairs or maker.rates):
             return {self.task.name: self.task.settings}, dict(self.task.columns)
         settings = {} if self.chats else {k: self.task.settings[k] for k in ("chat", "separator")}
-        return {"prefer": settings}, {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
+        roles = ("prompt", "chosen", "rejected") if maker.pairs else ("prompt", "completion", "label")
+        return {"prefer": settings}, {role: role for role in roles}
 
     def _before(self, row: Row) -> list[dict[str, Any]]:
         messages: list[dict[str, Any]] = self.task.messages(row)

@@ -24,6 +24,16 @@ def _one(kind: str) -> Any:
     return BeforeValidator(lambda value: None if value is None else recipes.choose(kind, value, where=kind))
 
 
+def _several(kind: str) -> Any:
+    def read(value: Any) -> list[Chosen]:
+        if isinstance(value, Mapping):
+            value = [{name: settings} for name, settings in value.items()]
+        single = isinstance(value, str | Chosen)
+        return [recipes.choose(kind, one, where=kind) for one in ([value] if single else value or [])]
+
+    return BeforeValidator(read)
+
+
 class Improve(BaseModel):
     """How rows come out of what a model writes."""
 
@@ -49,6 +59,13 @@ class Improve(BaseModel):
     policy: str | None = Field(default=None, description="run whose model writes first; None takes the base")
     check: Annotated[Chosen | None, _one("judge")] = Field(
         default=None, description="who scores held-out answers; None takes the judge, or exact_match where it cannot"
+    )
+    trust: Annotated[list[Chosen], _several("judge")] = Field(
+        default=[], description="judges whose scores are to tell right held-out answers from wrong ones (AUROC)"
+    )
+    beside: Any = Field(
+        default=None,
+        description="rows that each round is also tuned on, of the same columns: general text that keeps it from drifting",
     )
     gain: NonNegative | None = Field(
         default=0.0,

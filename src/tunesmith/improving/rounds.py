@@ -15,8 +15,8 @@ from ..data.rows import Rows, read
 from ..data.tasks import Task
 from ..engine.generate import Sampling
 from ..errors import InputError, Interrupted
-from ..evaluation.answers import Measured
-from ..evaluation.intervals import bootstrap
+from ..evaluation.answers import Answers, Measured
+from ..evaluation.intervals import bootstrap, measure
 from ..judges import Judge, Question, Verdict
 from ..makers import Judged, Maker
 from ..parts import find
@@ -38,6 +38,9 @@ FEWEST_PAIRS = 10
 """Pairs that a round needs: some are held out of its training."""
 
 HELD_OUT = ("validation", "test")
+
+TRUST_SAMPLES = 10
+"""Samples of each held-out prompt for a judge of trust that compares them, where the plan draws fewer than two."""
 
 Row = dict[str, Any]
 
@@ -62,12 +65,14 @@ class Rounds:
     judge: Judge = field(init=False)
     maker: Maker = field(init=False)
     check: Judge | None = field(init=False)
+    trust: dict[str, Judge] = field(init=False)
     _writers: dict[int, Writer] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.judge, self.maker = self.plan.improve.judge.build(), self.plan.improve.maker.build()
         self.asker = Asker(self.task)
         self.check = self._check()
+        self.trust = {chosen.name: chosen.build() for chosen in self.plan.improve.trust}
 
     def _check(self) -> Judge | None:
         """Who scores held-out answers; None where nobody can."""
@@ -88,7 +93,7 @@ class Rounds:
             Interrupted: SIGINT or SIGTERM; what was done is kept.
         """
         every = [row for rows in self.rows.values() for row in rows]
-        for judge in filter(None, (self.judge, self.check)):
+        for judge in filter(None, (self.judge, self.check, *self.trust.values())):
             judge.check(every)
             self._need(judge.needs_reference, type(judge).__name__, every)
         self._need(self.maker.needs_reference or not self.plan.improve.samples, type(self.maker).__name__, every)
@@ -131,7 +136,7 @@ class Rounds:
             return _read_json(facts)
         judged = self._judged(number)
         items = self.maker(judged, _Desk(self, number))
-        _write_lines(place / "rows.jsonl", map(self.asker.made, items))
+        _write_lines(place / "rows.jsonl", [*map(self.asker.made, items), *self._beside()])
         scores = [v.score for one in judged for v in one.verdicts]
         found = {
             "round": number, "prompts": len(judged), "samples": len(scores), "mean_score": float(np.mean(scores)),
@@ -143,6 +148,25 @@ class Rounds:
             f"{len(items)} {'pairs' if self.maker.pairs else 'rows'} made"
         )
         return found
+
+    def _beside(self) -> list[Row]:
+        """The rows that every round is also tuned on.
+
+        Raises:
+            InputError: what is made are no rows of this form, or a column is missing.
+        """
+        if self.plan.improve.beside is None:
+            return []
+        rows = read(self.plan.improve.beside)
+        if self.maker.pairs or self.maker.rates:
+            raise InputError(
+                f"rows beside those of maker {self.plan.improve.maker.name}", where="improve.beside",
+                expected="a maker of plain answers",
+            )  # fmt: skip
+        columns = list(self.task.columns.values())
+        for column in columns:
+            rows.column(column)
+        return [{c: rows[i][c] for c in columns} for i in range(len(rows))]
 
     def _judged(self, number: int) -> list[Judged]:
         place = self._place(number) / "judged.jsonl"
@@ -213,12 +237,12 @@ class Rounds:
             ) from None
 
     def _recipe(self, number: int) -> Recipe:
-        place, pairs = self._place(number), self.maker.pairs
+        place, prefers = self._place(number), self.maker.pairs or self.maker.rates
         values = self.plan.recipe.to_dict()
-        task, columns = self.asker.recipe_task(pairs)
+        task, columns = self.asker.recipe_task(self.maker)
         rows: dict[str, Any] = {"train": str(place / "rows.jsonl"), "columns": columns, "seed": values["rows"]["seed"]}
         for name in HELD_OUT:
-            if not pairs and self.rows[name] and all(self.asker.reference(row) for row in self.rows[name]):
+            if not prefers and self.rows[name] and all(self.asker.reference(row) for row in self.rows[name]):
                 rows[name] = str(place / f"{name}.jsonl")
                 _write_lines(place / f"{name}.jsonl", (self._asked(row, number) for row in self.rows[name]))
         if "test" in rows:
@@ -255,6 +279,8 @@ class Rounds:
                 found[name] = _measured(values)
                 if number and len(values):
                     found[name]["difference"] = _measured(values - self._held_out(0, name))
+                if self.trust and len(values):
+                    found[name]["trust"] = self._trust(number, name, values)
             write_json(place, found)
             if found["test"]:
                 test = found["test"]
@@ -280,6 +306,28 @@ class Rounds:
             ))  # fmt: skip
         return np.array([line["score"] for line in _read_lines(place)]) if rows else np.zeros(0)
 
+    def _trust(self, number: int, name: str, values: np.ndarray) -> dict[str, Any]:
+        """How well each judge of trust tells right held-out answers, those of score 1 and more, from the others."""
+        place = self._place(number) / f"trust-{name}.jsonl"
+        if not place.exists():
+            writer, rows = self.writer(number), [self._asked(row, number) for row in self.rows[name]]
+            said = [self.maker.said(line["text"]) for line in _read_lines(self._place(number) / f"said-{name}.jsonl")]
+            one = [self.asker.question(row, [text]) for row, text in zip(rows, said, strict=True)]
+            many = self._samples(number, rows) if any(j.compares for j in self.trust.values()) else one
+            found = {who: judge(many if judge.compares else one, writer) for who, judge in self.trust.items()}
+            means = {who: [float(np.mean([v.score for v in vs])) for vs in all_] for who, all_ in found.items()}
+            _write_lines(place, (dict(zip(means, row, strict=True)) for row in zip(*means.values(), strict=True)))
+        lines = _read_lines(place)
+        return {who: _told_apart(values >= 1, [line[who] for line in lines]) for who in self.trust}
+
+    def _samples(self, number: int, rows: Sequence[Row]) -> list[Question]:
+        """Held-out prompts, as they are asked, with several samples each."""
+        plan = self.plan.improve
+        count = plan.samples if plan.samples > 1 else TRUST_SAMPLES
+        sampling = Sampling(plan.tokens, plan.temperature or 1.0, plan.top_p, self._seed(number), count)
+        texts = self.writer(number).answer(rows, sampling)
+        return [self.asker.question(r, [self.maker.said(t) for t in said]) for r, said in zip(rows, texts, strict=True)]
+
     def _no_gain(self, scored: Sequence[Mapping[str, Any]]) -> str:
         """Why no further round is worth its time, by the validation rows; empty where one may be."""
         gain = self.plan.improve.gain
@@ -291,7 +339,8 @@ class Rounds:
         return "" if now > before + gain else f"validation score {now:.3f} is not above {before:.3f}{more}"
 
     def _too_few(self, made: Mapping[str, Any]) -> str:
-        held = any(self.asker.reference(row) for row in self.rows["test"]) and not self.maker.pairs
+        prefers = self.maker.pairs or self.maker.rates
+        held = any(self.asker.reference(row) for row in self.rows["test"]) and not prefers
         least = 1 if held else FEWEST_PAIRS
         return f"{made['rows']} rows were made, and {least} are needed" if made["rows"] < least else ""
 
@@ -367,8 +416,19 @@ def _measured(values: np.ndarray) -> dict[str, Any]:
     """Mean with its bootstrap interval over rows; nothing of no rows."""
     if not len(values):
         return {}
-    found: Measured = bootstrap(lambda weights: weights @ values / weights.sum(-1), len(values))
+    return _plain(bootstrap(lambda weights: weights @ values / weights.sum(-1), len(values)))
+
+
+def _plain(found: Measured) -> dict[str, Any]:
     return {"value": found.value, "low": found.low, "high": found.high, "rows": found.rows, "note": found.note}
+
+
+def _told_apart(right: np.ndarray, scores: Sequence[float]) -> dict[str, Any]:
+    """Share of pairs of a right and a wrong answer of which the right one has the higher score; nothing without both."""
+    if right.all() or not right.any():
+        return {}
+    shown = np.stack([-np.array(scores), np.array(scores)], axis=1)
+    return _plain(measure("auroc", Answers(right.astype(int).tolist(), probabilities=shown, labels=("wrong", "right"))))
 
 
 def _name(number: int) -> str:

@@ -81,8 +81,8 @@ class Writer:
 
     # ------------------------------------------------------------------ what a judge may ask
 
-    def log_probabilities(self, questions: Sequence[Question], *, base: bool) -> list[np.ndarray]:
-        """Mean log-probability of a token of each sample; see `judges.Bench`."""
+    def log_probabilities(self, questions: Sequence[Question], *, base: bool, total: bool = False) -> list[np.ndarray]:
+        """Mean log-probability of a token of each sample, or their sum; see `judges.Bench`."""
         if base and not self.host.adapters:
             raise InputError(
                 "the writing model holds no base beside it", expected="a run with an adapter",
@@ -93,8 +93,8 @@ class Writer:
         with self.host.off() if base else contextlib.nullcontext():
             found = answers(self.task, held, read_outputs(self.reading, held), np.arange(len(held)))
         assert found.loss is not None and found.units is not None
-        means = -found.loss / np.maximum(found.units, 1)
-        return np.split(means, np.cumsum([len(q.samples) for q in questions])[:-1])
+        values = -found.loss if total else -found.loss / np.maximum(found.units, 1)
+        return np.split(values, np.cumsum([len(q.samples) for q in questions])[:-1])
 
     def _encoded(self, rows: Sequence[Row]) -> list[list[Encoding]]:
         reader = self.reader.unlimited()

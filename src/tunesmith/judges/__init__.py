@@ -44,8 +44,11 @@ class Verdict:
 class Bench(Protocol):
     """What a judge may ask for. Whatever takes a model is loaded when it is first asked."""
 
-    def log_probabilities(self, questions: Sequence[Question], *, base: bool) -> list[np.ndarray]:
-        """Mean log-probability of a token of each sample in nats, by the writing model or by its base: (samples,)."""
+    def log_probabilities(self, questions: Sequence[Question], *, base: bool, total: bool = False) -> list[np.ndarray]:
+        """Mean log-probability of a token of each sample in nats, by the writing model or by its base: (samples,).
+
+        With ``total`` it is the sum over the sample's tokens.
+        """
 
     def predictions(self, run: str, texts: Sequence[tuple[str, str]]) -> list[Any]:
         """What another run says of pairs of texts: of both where its task has two columns, else of the second text."""
@@ -64,10 +67,12 @@ class Judge:
         needs_reference: whether the rows must hold a right answer.
         measures: whether its mean over one answer a prompt says how good a model is; not where answers are judged by one
             another, or by the model that wrote them.
+        compares: whether it judges the samples of a prompt by one another, and so needs several.
     """
 
     needs_reference: ClassVar[bool] = False
     measures = True
+    compares: ClassVar[bool] = False
 
     def __call__(self, questions: Sequence[Question], bench: Bench) -> list[list[Verdict]]:
         """A verdict for each sample of each question.

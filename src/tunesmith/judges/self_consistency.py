@@ -20,6 +20,7 @@ class SelfConsistency(Judge):
     """
 
     measures = False
+    compares = True
 
     def __init__(self, *, by: Literal["text", "number"] = "text", form: Literal["share", "majority"] = "majority"):
         self.by = by

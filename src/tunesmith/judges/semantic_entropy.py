@@ -30,6 +30,7 @@ class SemanticEntropy(Judge):
     """
 
     measures = False
+    compares = True
 
     def __init__(
         self, *, by: Literal["text", "entailment", "embedding"] = "text", run: str = "", label: str = "entailment",

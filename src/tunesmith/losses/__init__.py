@@ -145,6 +145,10 @@ class Step(Protocol):
     def other(self, model: Any, keep: Collection[str] = ()) -> Any:
         """What another model says of the same batch (`Pass` with ``states``), without gradient and drop-out."""
 
+    @property
+    def held_out(self) -> Any:
+        """Validation rows under the same model (`Step`), drawn anew at each optimizer step; None where there are none."""
+
     def on(self, batch: dict[str, Tensor]) -> Any:
         """Another batch, seen by the same model: a `Step`."""
 

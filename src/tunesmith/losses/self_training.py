@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -64,9 +63,10 @@ class SelfTraining(Loss, nn.Module):
         if step.progress < self.begin:
             return likelihoods(step.logits, step).sum() / step.units
         y, w = self.labels(step)
-        log_f = full(step.logits).log_softmax(-1)
+        log_f, own = full(step.logits).log_softmax(-1), self._own(step, step.logits)
         apart = (w * (y * (y.clamp(min=1e-12).log() - log_f)).sum(-1)).mean()
-        even = (-math.log(log_f.shape[-1]) - log_f.mean(-1))[w > 0]
+        classes = own.sum(-1).clamp(min=2)
+        even = (-classes.log() - (log_f * own).sum(-1) / classes)[w > 0]
         smooth = even.sum() / len(w)
         return apart + self.contrast * self._pairs(full(step.main.features), y, w) + self.smoothing * smooth
 
@@ -74,10 +74,15 @@ class SelfTraining(Loss, nn.Module):
     def labels(self, step: Step) -> tuple[Tensor, Tensor]:
         """Soft labels of the copy (rows, classes), and each row's weight (rows,), 0 where it is not confident."""
         f = full(step.run(weights=self.copy.tensors()).logits).softmax(-1)
-        y = f**2 / f.sum(0)
+        y = f**2 / f.sum(0).clamp(min=1e-12)  # no row of the batch may be of the task that a label belongs to
         y = y / y.sum(-1, keepdim=True)
-        w = 1 + (y * y.clamp(min=1e-12).log()).sum(-1) / math.log(f.shape[-1])
+        w = 1 + (y * y.clamp(min=1e-12).log()).sum(-1) / self._own(step, f).sum(-1).clamp(min=2).log()
         return y, w * (w > self.confident)
+
+    def _own(self, step: Step, like: Tensor) -> Tensor:
+        """Which labels each row can have, 0 or 1, (rows, classes): where several tasks are mixed, those of its own."""
+        choices = step.batch.get("choices")
+        return torch.ones_like(full(like)) if choices is None else choices.to(full(like).dtype)
 
     def _pairs(self, features: Tensor, y: Tensor, w: Tensor) -> Tensor:
         """Mean over pairs of confident rows, with the squared distance divided by the size."""

@@ -24,11 +24,15 @@ class Judged:
 
 @dataclass(frozen=True)
 class Answer:
-    """A row for supervised tuning: the question's prompt, or another one in its place, and what is to be written."""
+    """A row for supervised tuning: the question's prompt, or another one in its place, and what is to be written.
+
+    ``good`` says of a rated answer whether it is a good one.
+    """
 
     question: Question
     completion: str
     prompt: str | None = None
+    good: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,12 @@ class Maker:
 
     Attributes:
         pairs: whether it makes pairs for a preference loss rather than answers.
+        rates: whether it says of each answer if it is good, for a loss over good and bad answers.
         needs_reference: whether the rows must hold answers of their own.
     """
 
     pairs: ClassVar[bool] = False
+    rates: ClassVar[bool] = False
     needs_reference: ClassVar[bool] = False
 
     def __call__(self, judged: Sequence[Judged], desk: Desk) -> Sequence[Answer | Pair]:

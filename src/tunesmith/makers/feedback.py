@@ -10,7 +10,7 @@ class Feedback(Maker):
 
     The tuned model is asked with the mark of good answers.
 
-    Source: Wang et al. 2023, arXiv:2305.10314 (LeTI; its mix with pretraining text is left out).
+    Source: Wang et al. 2023, arXiv:2305.10314 (LeTI; its mix with pretraining text is the loop's option ``beside``).
 
     Settings:
         least: least score of a good answer.

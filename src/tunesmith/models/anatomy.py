@@ -57,6 +57,7 @@ class Site:
         partner: of such a site the other module: where a sub-layer begins, what reads an attention's text, a network's decoder.
         parts: of such a site the leaves it consists of, by role within it.
         heads: of such a site the number of attention heads (of queries).
+        activation: of an MLP its nonlinearity, where the model has it as a part; else None.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Site:
     partner: Any = None
     parts: Mapping[str, Site] = field(default_factory=dict, compare=False, repr=False)
     heads: int = 1
+    activation: Any = field(default=None, compare=False, repr=False)
 
     @property
     def kind(self) -> str:

@@ -61,7 +61,7 @@ def _of_layer(roles: Mapping[str, Site], modules: Mapping[str, Any], trunk: str,
         if entry is None or leave is None:
             continue
         found.append(_place(leave, "sublayer", f"sublayer.{family}", entry.inputs, leave.outputs, parts, heads,
-                            partner=entry.module))  # fmt: skip
+                            partner=entry.module, activation=_activation(modules[entry.path.rpartition(".")[0]])))  # fmt: skip
         if family != "mlp":
             found.append(_place(leave, "heads", f"{family}.heads", leave.inputs, leave.inputs, parts, heads))
             owner = entry.path.rpartition(".")[0]
@@ -73,6 +73,12 @@ def _of_layer(roles: Mapping[str, Site], modules: Mapping[str, Any], trunk: str,
         found.append(_place(down, "layer", "layer", down.outputs, down.outputs, roles, heads,
                             path=path, module=modules[path]))  # fmt: skip
     return found
+
+
+def _activation(owner: Any) -> Any:
+    """The nonlinearity of the module that holds an MLP's first matrix."""
+    names = ("act_fn", "act", "activation", "activation_fn", "intermediate_act_fn")
+    return next((f for f in (getattr(owner, name, None) for name in names) if callable(f)), None)
 
 
 def _place(

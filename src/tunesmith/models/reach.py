@@ -60,6 +60,44 @@ def enter(site: Site, change: Callable[[Tensor], Tensor]) -> Any:
     return site.module.register_forward_pre_hook(lambda m, a: (change(a[0]), *a[1:]))
 
 
+class Instead:
+    """Another computation in the place of a sub-layer's matrices; `remove` takes it away.
+
+    The first matrices give nothing, so that what stands between them and the last one costs nothing, and the last one gives
+    the other computation's output.
+
+    Args:
+        site: a sub-layer.
+        compute: from its input to its output.
+        on: whether it stands there at the moment.
+    """
+
+    def __init__(self, site: Site, compute: Callable[[Tensor], Tensor], on: Callable[[], bool]):
+        self._held: list[Tensor] = []
+        self._modules = [site.module]
+        runs = site.module.forward
+
+        def leave(hidden: Tensor) -> Tensor:
+            return compute(self._held.pop()) if self._held else runs(hidden)
+
+        for part in site.parts.values():
+            if part.module not in self._modules:
+                self._modules.append(part.module)
+                part.module.forward = self._entering(part.module.forward, on)
+        site.module.forward = leave
+
+    def _entering(self, run: Callable[[Tensor], Tensor], on: Callable[[], bool]) -> Callable[[Tensor], Tensor]:
+        def enter(x: Tensor) -> Tensor:
+            self._held[:] = [x] if on() else []
+            return x.new_zeros(*x.shape[:-1], 2) if on() else run(x)
+
+        return enter
+
+    def remove(self) -> None:
+        for module in self._modules:
+            vars(module).pop("forward", None)
+
+
 def listen(site: Site, see: Callable[[Tensor], None]) -> Any:
     """Tell ``see``, before each pass, which places hold text: bool (rows, length); gives a handle.
 

@@ -161,7 +161,8 @@ def disk_items(found: Footprint, *, adapter: bool, whole: int, saves: bool) -> d
         saves: whether it lasts long enough for a checkpoint: two are kept, and a third is written before one goes.
     """
     checkpoints = 3 * (found.trained + found.moments) if saves else 0
-    return {"result": found.trained if adapter else whole, "checkpoints": checkpoints}
+    cached = {"hidden states": found.cached} if found.cached else {}
+    return {"result": found.trained if adapter else whole, "checkpoints": checkpoints, **cached}
 
 
 def rounded_down(tokens: float) -> int:

@@ -18,12 +18,15 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.nn import functional as F
 
+from ..engine import chunked
+from ..engine.activations import WithStates
 from ..engine.batches import epoch_steps, micro_batches
 from ..engine.loop import Loop, Rows, Work
 from ..engine.precision import arithmetic
 from ..engine.step import Step, count_units, supervised
 from ..errors import RunError
 from ..masks import EntryMask
+from ..models import packing
 from .trace import Operation, Trace
 
 CPU = torch.device("cpu")
@@ -37,16 +40,13 @@ class Shape:
         indices: its rows.
         length: tokens of the longest of them.
         alone: whether it is the whole step, so that no gradients are there yet when it begins.
+        tokens: that go through the layers: with padding, where rows are not packed.
     """
 
     indices: np.ndarray
     length: int
     alone: bool
-
-    @property
-    def tokens(self) -> int:
-        """Tokens with padding."""
-        return len(self.indices) * self.length
+    tokens: int
 
 
 @dataclass
@@ -62,6 +62,7 @@ class Footprint:
         trained: bytes of what the run changes.
         moments: bytes of the optimizer's state.
         rows, length: of the largest micro-batch.
+        cached: bytes of hidden states that are kept on disk.
     """
 
     phases: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -73,6 +74,7 @@ class Footprint:
     moments: int = 0
     rows: int = 0
     length: int = 0
+    cached: int = 0
 
     @property
     def phase(self) -> str:
@@ -112,7 +114,8 @@ def footprint(work: Work, held_out: Sequence[Rows], mode: FakeTensorMode) -> Foo
         RunError: a part asks for values that only data could tell.
     """
     shapes = _shapes(work)
-    found = Footprint(tokens=sum(s.tokens for s in shapes), passes=len(shapes))
+    cached = work.rows.states.bytes if isinstance(work.rows, WithStates) else 0
+    found = Footprint(tokens=sum(s.tokens for s in shapes), passes=len(shapes), cached=cached)
     found.phases["loading"] = {"weights": _bytes(_weights(work).values())}
     for shape in _largest(shapes, work.rows):
         _train(found, work, shape, mode)
@@ -123,11 +126,14 @@ def footprint(work: Work, held_out: Sequence[Rows], mode: FakeTensorMode) -> Foo
 
 def _shapes(work: Work) -> list[Shape]:
     """The micro-batches of the first epoch."""
-    lengths = work.rows.lengths
+    lengths, packed = work.rows.lengths, work.host.packs
     found = []
     for step in epoch_steps(lengths, work.rows_per_step, seed=work.seed, epoch=0):
-        groups = list(micro_batches(step, lengths, work.tokens))
-        found += [Shape(g, int(lengths[g].max()), len(groups) == 1) for g in groups]
+        groups = list(micro_batches(step, lengths, work.tokens, packed=packed))
+        for group in groups:
+            longest = int(lengths[group].max())
+            tokens = int(lengths[group].sum()) if packed else len(group) * longest
+            found.append(Shape(group, longest, len(groups) == 1, tokens))
     return found
 
 
@@ -137,20 +143,20 @@ def _largest(shapes: list[Shape], rows: Rows) -> list[Shape]:
     orders: list[Callable[[Shape], float]] = [lambda s: s.tokens, lambda s: s.tokens * s.length]
     if units is not None:
         orders.append(lambda s: float(units[s.indices].sum()))
-    chosen: dict[tuple[int, int, bool], Shape] = {}
+    chosen: dict[tuple[int, int, int, bool], Shape] = {}
     for order in orders:
         best = max(order(s) for s in shapes)
         shape = next((s for s in shapes if order(s) == best and not s.alone), None)
         shape = shape or next(s for s in shapes if order(s) == best)
-        chosen[len(shape.indices), shape.length, shape.alone] = shape
+        chosen[len(shape.indices), shape.length, shape.tokens, shape.alone] = shape
     return list(chosen.values())
 
 
 def _train(found: Footprint, work: Work, shape: Shape, mode: FakeTensorMode) -> None:
     """One optimizer step over one micro-batch, as a later step of a run has it."""
-    batch, trace = _batch(work, work.rows, shape.indices, mode)
+    batch, trace, lengths = _batch(work, work.rows, shape.indices, mode)
     seen: dict[str, Tensor] = {k: mode.from_tensor(v) for k, v in batch.items()}
-    with trace:
+    with trace, lengths:
         trace.hold(_weights(work).values(), "weights")
         loop = _loop(work)
         parameters = list(loop.parameters.values())
@@ -228,19 +234,17 @@ def _step(loop: Loop, batch: dict[str, Tensor], units: int, parameters: list[Any
 
 def _read(found: Footprint, work: Work, held_out: Sequence[Rows], mode: FakeTensorMode) -> None:
     """The largest batch of rows that are only read, while the optimizer waits."""
-    groups = [(rows, group) for rows in held_out for group in _reading(rows, 2 * work.tokens)]
+    packed = work.host.packs
+    groups = [(rows, group) for rows in held_out for group in _reading(rows, 2 * work.tokens, packed)]
     rows, chosen = max(groups, key=lambda g: len(g[1]) * int(g[0].lengths[g[1]].max()))
-    batch, trace = _batch(work, rows, chosen, mode)
+    batch, trace, lengths = _batch(work, rows, chosen, mode)
     seen: dict[str, Tensor] = {k: mode.from_tensor(v) for k, v in batch.items()}
     work.host.eval()
-    with trace, torch.no_grad(), arithmetic(work.dtype, CPU):
+    with trace, lengths, torch.no_grad(), arithmetic(work.dtype, CPU):
         trace.hold(_weights(work).values(), "weights")
         trace.hold(work.host.trainable().values(), "weights")
         trace.begin()
-        step = Step(work.host, seen, work.head)
-        values = step.logits.float()
-        if step.mask is not None:
-            F.cross_entropy(values, step.targets, reduction="none")
+        _say(Step(work.host, seen, work.head), work.chunked)
         trace.mark()
     training: dict[str, int] = found.phases["training"]
     waiting: dict[str, int] = {
@@ -249,21 +253,35 @@ def _read(found: Footprint, work: Work, held_out: Sequence[Rows], mode: FakeTens
     found.phases["reading held-out rows"] = {**trace.items(), **waiting}
 
 
-def _reading(rows: Rows, tokens: int) -> list[np.ndarray]:
+def _say(step: Step, chunks: bool) -> None:
+    """What is asked of rows that are only read (`tunesmith.engine.predict`)."""
+    if step.head in chunked.WRITES and (chunks or chunked.too_large(step.host, step.units)):
+        chunked.token_losses(step)
+        return
+    values = step.logits.float()
+    if step.mask is not None:
+        F.cross_entropy(values, step.targets, reduction="none")
+
+
+def _reading(rows: Rows, tokens: int, packed: bool) -> list[np.ndarray]:
     """The batches in which rows are read."""
-    return list(micro_batches(np.argsort(-rows.lengths, kind="stable"), rows.lengths, tokens))
+    return list(micro_batches(np.argsort(-rows.lengths, kind="stable"), rows.lengths, tokens, packed=packed))
 
 
-def _batch(work: Work, rows: Rows, indices: np.ndarray, mode: FakeTensorMode) -> tuple[dict[str, Tensor], Trace]:
-    """A batch with its values, and a trace that knows what only they can tell."""
+def _batch(
+    work: Work, rows: Rows, indices: np.ndarray, mode: FakeTensorMode
+) -> tuple[dict[str, Tensor], Trace, contextlib.AbstractContextManager[None]]:
+    """A batch with its values, a trace that knows what only they can tell, and a block in which lengths are known."""
     with torch.utils._python_dispatch._disable_current_modes():
         batch = work.collate(rows.take(indices))
         places = supervised(batch["labels"], work.head)
         units = count_units(batch["labels"], work.head)
+        mask = batch["attention_mask"]
+        lengths = packing.told(mask.sum(1).tolist(), mask.shape[1])
     shape = tuple(places.shape) if places is not None else tuple(batch["labels"].shape)
     writes = "classification" not in work.head
     vocabulary = work.host.model.config.get_text_config(decoder=True).vocab_size if writes else -1
-    return batch, Trace(units, shape, vocabulary)
+    return batch, Trace(units, shape, vocabulary), lengths
 
 
 def _weights(work: Work) -> dict[str, Tensor]:

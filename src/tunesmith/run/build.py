@@ -128,9 +128,13 @@ def _equip(host: Host, recipe: Recipe, *, begin: bool, choose: bool) -> None:
         names = host.attach(adapter, seed=recipe.seed + number, begin=begin)
         if adapter.settings["tuned"] and begin:
             artefacts.begin(host, names, Path(adapter.settings["tuned"]))
+    for way in recipe.forward if choose else ():
+        host.compute(way.name, way.build())
     host.train_only(recipe.mask.build() if recipe.mask and choose else None)
     if not host.count() and choose:
         raise InputError("nothing would train", expected="an adapter or a mask")
+    if recipe.packing:
+        host.pack()
 
 
 def problem_of(head: str, labels: list[str] | None, *, multi: bool) -> str | None:

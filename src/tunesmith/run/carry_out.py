@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ from torch import Tensor, nn
 
 from .. import __version__, artefacts
 from ..data.encode import collator
-from ..engine import processes
+from ..engine import packed, processes
+from ..engine.activations import without_lower
 from ..engine.loop import Budget, Loop, Work
 from ..engine.memory import give_back, keep
 from ..engine.precision import pick
 from ..engine.predict import Reading, features, read
+from ..engine.sharding import shard, wholes
 from ..engine.step import ROW_HEADS
 from ..engine.step_log import StepLog
 from ..errors import InputError, Interrupted, RunError
@@ -45,6 +47,7 @@ from .events import EventLog, Listener, read_events
 from .measure import WRITERS, Probe, Scale, answers, before_training, labels_of, write_texts
 from .prepare import Prepared, keep_rows, on_disk, prepare
 from .reporting import make_report, write_report
+from .sharded import check_sharded
 
 STEPS = "steps.safetensors"
 """The log of a run's steps, where its weights follow from base and log."""
@@ -81,6 +84,7 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
         RunError: training failed, or what was saved is not what was trained.
         Interrupted: SIGINT or SIGTERM; everything is saved.
     """
+    check_sharded(recipe, processes.count_here())
     if not processes.is_first():
         _help(recipe, folder, resume)
         return
@@ -104,7 +108,7 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
     held_out = held_out_rows(prepared)
     started = time.perf_counter()
     before = _before(made, held_out)
-    work = _work(made)
+    work = _work(made, hear)
     _train(made, work, hear)
     after = _after(made, held_out)
     _save(made)
@@ -171,6 +175,7 @@ def score(recipe: Recipe, folder: Path, *, listen: Listener) -> Scored:
         RunError: training failed.
         Interrupted: SIGINT or SIGTERM.
     """
+    check_sharded(recipe, 1)
     prepared = prepare(on_disk(recipe))
     check_audits(prepared.recipe, prepared.task)
     _fit(prepared, lambda text: listen({"event": "note", "text": text}))
@@ -183,7 +188,7 @@ def score(recipe: Recipe, folder: Path, *, listen: Listener) -> Scored:
         listen(event)
 
     started = time.perf_counter()
-    work = _work(made)
+    work = _work(made, hear)
     _train(made, work, hear)
     after = _after(made, held_out_rows(prepared))
     state = made.host.state()
@@ -205,6 +210,12 @@ def untuned(prepared: Prepared) -> Reading:
     """The model as training begins, and how rows are read."""
     with tempfile.TemporaryDirectory() as folder:
         return _begin(prepared, Path(folder)).reading
+
+
+def unbegun(prepared: Prepared) -> Loop:
+    """The loop of a training that has not begun and keeps no checkpoints."""
+    made = _begin(prepared, Path())
+    return Loop(replace(_work(made), folder=None), device())
 
 
 def untuned_features(prepared: Prepared, name: str) -> np.ndarray:
@@ -322,7 +333,10 @@ def _begin(prepared: Prepared, folder: Path, make: Callable[..., Host] = make_ho
     scale = _scale(prepared, host) if task.name == "regress" else Scale()
     collate = _scaled(collator(task, pad if pad is not None else 0), scale)
     dtype = pick(recipe.precision, device())
-    reading = Reading(host, collate, prepared.head, tokens=2 * recipe.batch.tokens, dtype=dtype)
+    tokens, chunks = 2 * recipe.batch.tokens, recipe.chunked_loss
+    reading = Reading(host, collate, prepared.head, tokens=tokens, dtype=dtype, chunked=chunks)
+    if host.packs and make is make_host:
+        packed.check(reading, prepared.encoded["train"])
     return Trained(prepared, host, reading, scale, folder)
 
 
@@ -390,8 +404,8 @@ def _texts(made: Trained, written: np.ndarray) -> dict[str, Any]:
     return {"answers": Answers([prepared.task.target(r) for r in rows], texts), "stopped": stopped, "rows": rows}
 
 
-def _work(made: Trained) -> Work:
-    """What the loop is given."""
+def _work(made: Trained, hear: Listener = lambda event: None) -> Work:
+    """What the loop is given; ``hear`` hears what is computed ahead."""
     recipe, task = made.prepared.recipe, made.prepared.task
     losses = recipe.loss or [find("loss", task.loss).choose()]
     terms = [c.build() for c in losses]
@@ -399,7 +413,7 @@ def _work(made: Trained) -> Work:
     *transforms, stepper = recipe.optimizer
     rate = rate_of(recipe)
     validation = made.prepared.encoded["validation"]
-    return Work(
+    work = Work(
         host=made.host,
         rows=made.prepared.encoded["train"],
         collate=made.reading.collate,
@@ -421,7 +435,12 @@ def _work(made: Trained) -> Work:
         validations=recipe.checks.validations,
         mask=recipe.mask.build() if recipe.mask else None,
         words=made.prepared.reader,
+        chunked=recipe.chunked_loss,
+        held_out=validation,
     )
+    if recipe.cache_activations is False:
+        return work
+    return without_lower(work, recipe.cache_activations, lambda text: hear({"event": "note", "text": text}))
 
 
 def _validation_loss(made: Trained, rows: Any) -> float:
@@ -442,12 +461,15 @@ def _validation_loss(made: Trained, rows: Any) -> float:
 
 def _train(made: Trained, work: Work, hear: Listener) -> None:
     work.together = processes.here()
+    if made.prepared.recipe.sharded:
+        shard(made.host, work.together)
+        work.sharded = True
     engine = Loop(work, device())
     work.together.wait()
     if engine.resume():
         hear({"event": "note", "text": f"resumed at step {engine.state.step}"})
     rates = {"rate": work.stepper.lr, "steps": engine.total_steps if np.isfinite(engine.total_steps) else None}
-    with _signals(engine):
+    with _signals(engine), work.together.reached():
         for event in engine.choose():
             hear(event)
         count = made.host.count()
@@ -458,12 +480,25 @@ def _train(made: Trained, work: Work, hear: Listener) -> None:
                 names = ", ".join(list(event["asleep"])[:3])
                 hear({"event": "warning", "text": f"{len(event['asleep'])} tensors do not learn, first {names}"})
     made.log = engine.kept_log() if made.scale == Scale() else None
+    if work.sharded and engine.state.stopped != "interrupted":
+        _gather(made, work.together.first)
     if engine.state.stopped == "interrupted":
         assert engine.interrupt is not None
         raise Interrupted(
             f"stopped at step {engine.state.step}; go on with: tunesmith tune {made.folder / 'recipe.yaml'} "
             f"--out {made.folder.parent} --name {made.folder.name} --resume", engine.interrupt,
         )  # fmt: skip
+
+
+def _gather(made: Trained, first: bool) -> None:
+    """In the first process put a whole model with what was trained in the place of one that is shared out."""
+    trained = wholes(made.host.state(training=True))
+    if not first:
+        return
+    fresh = _begin(made.prepared, made.folder)
+    fresh.host.load(trained, training=True)
+    fresh.reading.terms = made.reading.terms
+    made.host, made.reading = fresh.host, fresh.reading
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def choose(recipe: Recipe, *, listen: Listener) -> Choice:
             left_out[name] = str(error)
             continue
         listen({"event": "note", "text": f"{name}: accuracy {_figure(said[name])}, {len(folds)} folds"})
-    chosen = max((n for n in (HEAD, PROMPT) if n in said), key=lambda n: _rank(said[n]))
+    chosen = max((n for n in (HEAD, PROMPT) if n in said), key=lambda n: rank(said[n]))
     lines = _lines(said, left_out, chosen, len(folds))
     listen({"event": "note", "text": lines[-1]})
     figures = {name: measure("accuracy", answers) for name, answers in said.items()}
@@ -150,7 +150,8 @@ def _joined(parts: Sequence[Answers]) -> Answers:
     )
 
 
-def _rank(answers: Answers) -> tuple[float, float]:
+def rank(answers: Answers) -> tuple[float, float]:
+    """Accuracy, and between equals the lower loss: the larger the better."""
     return measure("accuracy", answers).value, -float(row_losses(answers).mean())
 
 

@@ -21,6 +21,7 @@ from .api import free_folder
 from .carry_out import carry_out, check_folder
 from .events import listener
 from .prepare import on_disk, prepare
+from .sharded import check_sharded
 
 HOST = "127.0.0.1"
 
@@ -47,6 +48,7 @@ def launch(recipe: Recipe, out: Path, name: str | None, count: int, *, force: bo
     """
     folder = out / name if name else free_folder(out, recipe)
     check_folder(folder, force, resume)
+    check_sharded(recipe, count)
     if resume and (folder / "report.json").exists():
         return folder
     recipe = on_disk(recipe)

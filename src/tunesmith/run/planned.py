@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..engine.chunked import WRITES
 from ..engine.precision import pick
 from ..errors import InputError
 from ..planning import machine as machines
@@ -73,7 +74,11 @@ def fitted(prepared: Prepared, say: Callable[[str], None], before: Recipe | None
         return recipe
     if before is not None:
         return recipe.updated(
-            {"batch": before.batch.model_dump(), "gradient_checkpointing": before.gradient_checkpointing}
+            {
+                "batch": before.batch.model_dump(),
+                "gradient_checkpointing": before.gradient_checkpointing,
+                "chunked_loss": before.chunked_loss,
+            }
         )
     made = plan_prepared(prepared, machines.this())
     if made.fits:
@@ -133,9 +138,7 @@ def _changes(prepared: Prepared, recipe: Recipe, made: Plan) -> list[Change]:
 
 
 def _tried(prepared: Prepared, recipe: Recipe, made: Plan) -> Iterator[Change]:
-    for options in ({}, {"gradient_checkpointing": True}):
-        if options and recipe.gradient_checkpointing:
-            continue
+    for options in _same_learning(recipe, prepared.head):
         change = _change(prepared, recipe, made, options) if options else None
         if change:
             yield change
@@ -143,6 +146,17 @@ def _tried(prepared: Prepared, recipe: Recipe, made: Plan) -> Iterator[Change]:
             yield from _smaller(prepared, recipe, made, options)
     for options in _other_learning(recipe):
         yield _change(prepared, recipe, made, options, learns=False)
+
+
+def _same_learning(recipe: Recipe, head: str) -> Iterator[dict[str, Any]]:
+    """Changes after which the same is learned, each alone and all together."""
+    asked = [c.name for c in recipe.loss] or ["cross_entropy"]
+    apart = not recipe.chunked_loss and head in WRITES and asked == ["cross_entropy"]
+    chunks = {"chunked_loss": True} if apart else {}
+    again = {} if recipe.gradient_checkpointing else {"gradient_checkpointing": True}
+    yield from ({}, *(options for options in (chunks, again) if options))
+    if chunks and again:
+        yield chunks | again
 
 
 def _smaller(prepared: Prepared, recipe: Recipe, made: Plan, options: Mapping[str, Any]) -> Iterator[Change]:

@@ -155,6 +155,25 @@ class Untuned:
         except InputError:
             return None
 
+    def fills(self, ids: Sequence[Sequence[int]], places: Sequence[int]) -> Tensor:
+        """The base's log-probability of every token at one place of each sequence, (sequences, vocabulary)."""
+        pad = self._reader.tokenizer.pad_token_id or 0
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(ids), _PASS):
+                part = [list(one) for one in ids[start : start + _PASS]]
+                width = max(map(len, part))
+                at = torch.zeros(len(part), width, dtype=torch.bool)
+                at[torch.arange(len(part)), torch.tensor(places[start : start + _PASS])] = True
+                batch = {
+                    "input_ids": torch.tensor([one + [pad] * (width - len(one)) for one in part]),
+                    "attention_mask": torch.tensor([[1] * len(one) + [0] * (width - len(one)) for one in part]),
+                    "labels": torch.zeros(len(part), dtype=torch.long),
+                }
+                step = Step(self._host, batch, cloze.HEADS[self._base.architecture])
+                found.append(step.vocabulary(at).float().log_softmax(-1))
+        return torch.cat(found)
+
     def prior(self, asked: blanks.Cloze) -> list[float]:
         """Log-probability of each class where the text says nothing: the mean over texts without content."""
         texts = [blanks.Shown(text, text if "{second}" in self._template else "", "") for text in CONTENT_FREE]

@@ -39,6 +39,7 @@ class Encoding:
         asked: for a cloze, what is asked in them: sequences, places, tokens and words, in four lists.
         source: which of several tasks the row belongs to, by its place in the task's ``sources``.
         rationale: for each token, whether it is part of the reason for the label; -100 where that is not known.
+        soft: probability of each class by a teacher.
     """
 
     input_ids: list[int]
@@ -54,6 +55,7 @@ class Encoding:
     asked: list[list[int]] | None = None
     source: int | None = None
     rationale: list[int] | None = None
+    soft: list[float] | None = None
 
 
 class Task:
@@ -109,7 +111,7 @@ class Task:
     @property
     def input_columns(self) -> list[str]:
         """The columns that the model sees: what makes two rows the same."""
-        answers = {"label", "tags", "completion", "chosen", "rejected", "source", "rationale"}
+        answers = {"label", "tags", "completion", "chosen", "rejected", "source", "rationale", "soft"}
         return [column for role, column in self.columns.items() if role not in answers]
 
     def head(self, architecture: str) -> str:

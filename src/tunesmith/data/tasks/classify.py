@@ -23,7 +23,8 @@ class Classify(Task):
     """One label, or several, for a text.
 
     Where a column tells several tasks apart (``source``), each row is answered among its own task's labels, which get
-    the task's name in front. A column of reasons (``rationale``: words or passages of the text) marks tokens.
+    the task's name in front. A column of reasons (``rationale``: words or passages of the text) marks tokens. A column of
+    soft labels (``soft``: label -> probability) says how sure a teacher was; it is empty where a person gave the label.
 
     Settings: ``multi``, whether a row can have several; ``cloze`` tells classes by filling a blank in place of a new
     head (`tunesmith.data.cloze`).
@@ -36,8 +37,9 @@ class Classify(Task):
         "label": ("label", "labels", "class", "category", "target", "sentiment", "intent", "topic", "rating", "tag"),
         "source": (),
         "rationale": (),
+        "soft": (),
     }  # fmt: skip
-    optional: ClassVar[frozenset[str]] = frozenset({"source", "rationale"})
+    optional: ClassVar[frozenset[str]] = frozenset({"source", "rationale", "soft"})
     metric = "accuracy"
     heads: ClassVar[Mapping[str, str]] = {
         "encoder": "sequence-classification",
@@ -142,7 +144,25 @@ class Classify(Task):
             marks = reader.marks(texts, [[r] if isinstance(r, str) else r for r in reasons])
             for encoding, reason, own in zip(encodings, reasons, marks, strict=True):
                 encoding.rationale = own if reason else [IGNORED] * len(own)
+        if "soft" in self.columns:
+            for encoding, row in zip(encodings, rows, strict=True):
+                encoding.soft = self._soft(row)
         return [[e] for e in encodings]
+
+    def _soft(self, row: Mapping[str, Any]) -> list[float]:
+        """The probability of each label: the row's soft labels, or all of it on its own label."""
+        assert self.labels is not None
+        given = row.get(self.columns["soft"])
+        if given is None or self.multi:
+            own = self._label(row)
+            return own if self.multi else [float(i == own) for i in range(len(self.labels))]
+        shares = {label_name(k): float(v or 0.0) for k, v in given.items()}
+        if not shares.keys() <= set(self.labels) or not math.isclose(sum(shares.values()), 1.0, abs_tol=1e-3):
+            raise InputError(
+                f"column {self.columns['soft']!r} holds {given}",
+                expected=f"shares of {', '.join(self.labels)}, 1 in all",
+            )
+        return [shares.get(label, 0.0) for label in self.labels]
 
     def _label(self, row: Mapping[str, Any]) -> Any:
         assert self.labels is not None

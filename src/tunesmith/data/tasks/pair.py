@@ -7,7 +7,7 @@ from .classify import Classify
 
 
 class Pair(Classify):
-    """One label for two texts: does the second follow, answer, repeat the first?"""
+    """One label for two texts: does the second follow, answer, repeat the first? A teacher's soft labels as in `Classify`."""
 
     name = "pair"
     roles: ClassVar[Mapping[str, Sequence[str]]] = {
@@ -15,5 +15,6 @@ class Pair(Classify):
         "second": ("sentence2", "hypothesis", "context", "passage", "text2", "text_b", "answer", "second", "sentence"),
         "label": Classify.roles["label"],
         "source": (),
+        "soft": (),
     }
     options: ClassVar[Mapping[str, Any]] = {"multi": False, "cloze": None}

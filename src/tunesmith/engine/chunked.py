@@ -1,0 +1,116 @@
+"""Cross-entropy over a large vocabulary without the logits of all places at one time.
+
+A language model's logits, their probabilities and their gradient are each (places, vocabulary): more than the rest of a small
+model together. Here the head is applied to a few places at a time; what it said is let go of and computed again for the
+gradient. The loss and its gradients are the same, but for rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from ..losses import Loss
+from ..parts import part_name
+
+if TYPE_CHECKING:
+    from ..host import Host
+    from .step import Step
+
+LARGEST = 2**31
+"""Bytes of logits, in single precision, that are made whole where nobody asks for chunks."""
+
+CHUNK = 2**26
+"""Bytes of logits of one chunk, in single precision."""
+
+WRITES = ("causal-lm", "seq2seq-lm")
+"""The heads whose logits go over a vocabulary."""
+
+
+@dataclass
+class Part:
+    """Some of a step's places, as far as cross-entropy asks; it is a mean over the units of the whole step."""
+
+    logits: Tensor
+    targets: Tensor
+    units: int
+
+
+def fits(losses: Sequence[Loss], head: str) -> bool:
+    """Whether what is asked is the cross-entropy of a language model's tokens, and nothing else."""
+    return head in WRITES and len(losses) == 1 and part_name(type(losses[0]).__name__) == "cross_entropy"
+
+
+def too_large(host: Host, places: int) -> bool:
+    """Whether the logits at so many places are more than are made whole unasked."""
+    return places * vocabulary(host) * 4 > LARGEST
+
+
+def vocabulary(host: Host) -> int:
+    """Number of logits at each place."""
+    return int(host.model.get_output_embeddings().weight.shape[0])
+
+
+@torch.no_grad()
+def is_plain(step: Step) -> bool:
+    """Whether the model's logits are what its head says, with nothing done to them afterwards (scaled, squashed)."""
+    return _is_plain(step, *step.before_head())
+
+
+def _is_plain(step: Step, read: Tensor, first: Tensor) -> bool:
+    said: Tensor = step.host.model.get_output_embeddings()(read[:1])
+    return torch.allclose(said.float(), first.float(), rtol=1e-3, atol=1e-5)
+
+
+def mean_loss(step: Step, term: Loss) -> Tensor:
+    """The value of cross-entropy ``term`` for a step, as ``term(step)`` gives it.
+
+    Args:
+        step: of a language model whose head `is_plain`.
+        term: cross-entropy.
+    """
+    read, _ = step.before_head()
+    head: Any = step.host.model.get_output_embeddings()
+
+    def of(hidden: Tensor, targets: Tensor) -> Tensor:
+        part: Any = Part(head(hidden), targets, step.units)
+        return term(part)
+
+    total = read.new_zeros((), dtype=torch.float32)
+    for chunk in _chunks(len(read), vocabulary(step.host)):
+        if torch.is_grad_enabled():
+            drawn = not isinstance(read, FakeTensor)  # random numbers have no state where nothing has a value
+            value: Any = checkpoint(of, read[chunk], step.targets[chunk], use_reentrant=False, preserve_rng_state=drawn)
+        else:
+            value = of(read[chunk], step.targets[chunk])
+        total = total + value
+    return total
+
+
+def token_losses(step: Step) -> Tensor:
+    """The negative log-likelihood of each supervised token in single precision, (units,), without a gradient.
+
+    Where a model does more with its logits than its head says, they are made whole after all.
+    """
+    read, first = step.before_head()
+    if not isinstance(read, FakeTensor) and not _is_plain(step, read, first):
+        return F.cross_entropy(step.logits.float(), step.targets, reduction="none")
+    head: Any = step.host.model.get_output_embeddings()
+    found = [
+        F.cross_entropy(head(read[chunk]).float(), step.targets[chunk], reduction="none")
+        for chunk in _chunks(len(read), vocabulary(step.host))
+    ]
+    return torch.cat(found)
+
+
+def _chunks(places: int, vocabulary: int) -> Iterator[slice]:
+    """At least one."""
+    size = max(1, CHUNK // (4 * vocabulary))
+    yield from (slice(start, start + size) for start in range(0, max(1, places), size))
