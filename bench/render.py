@@ -105,7 +105,7 @@ def looks() -> str:
     facts = json.loads(SETUP.read_text(encoding="utf-8"))
     names = ("--help", "parts", "show lora", "data FILE")
     lines = "\n".join(f"| `tunesmith {n}` | {facts[n]:.2f} s |" for n in names)
-    return f"## Commands that only look\n\nMedian of 9, commit {facts['commit']}.\n\n| command | time |\n|---|---|\n{lines}\n"
+    return f"## Commands that only look\n\nMedian of 9, commit {facts.get('looks_commit', facts['commit'])}.\n\n| command | time |\n|---|---|\n{lines}\n"
 
 
 def between(text: str, mark: str, body: str) -> str:

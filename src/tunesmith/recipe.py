@@ -238,7 +238,7 @@ def make(values: Mapping[str, Any], *, where: object = None) -> Recipe:
     try:
         recipe = Recipe(**values)
     except ValidationError as error:
-        raise _explain(error, where) from None
+        raise explain(error, where) from None
     _check_chain(recipe, where)
     _check_gradient(recipe, where)
     return recipe
@@ -252,6 +252,23 @@ def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     Raises:
         InputError: no such file, no valid YAML, no valid recipe.
     """
+    return make(override(values_in(path), changes or {}), where=path)
+
+
+def values_in(
+    path: str | Path, key: str | None = None, *, what: str = "recipe", expected: str = "keys such as base, rows, task"
+) -> Mapping[str, Any]:
+    """The values in a YAML file.
+
+    Args:
+        path: the file.
+        key: a key that has to be there and to hold values of its own.
+        what: the file should hold, for messages.
+        expected: how that looks.
+
+    Raises:
+        InputError: no such file, no valid YAML, no values, or the key is missing.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -262,10 +279,10 @@ def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     except yaml.YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
         problem = getattr(error, "problem", None) or "not valid YAML"
-        raise InputError(f"{problem}", where=f"{path} line {line}", expected="a YAML recipe") from None
-    if not isinstance(values, Mapping):
-        raise InputError("holds no recipe", where=path, expected="keys such as base, rows, task")
-    return make(override(values, changes or {}), where=path)
+        raise InputError(f"{problem}", where=f"{path} line {line}", expected=f"a YAML {what}") from None
+    if not isinstance(values, Mapping) or (key is not None and not isinstance(values.get(key), Mapping)):
+        raise InputError(f"holds no {what}", where=path, expected=expected)
+    return values
 
 
 def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -336,16 +353,32 @@ def _check_gradient(recipe: Recipe, where: object) -> None:
         )  # fmt: skip
 
 
-def _explain(error: ValidationError, where: object) -> Exception:
-    """One line for the first thing that is wrong."""
+def explain(
+    error: ValidationError,
+    where: object,
+    model: type[BaseModel] | None = None,
+    under: str = "",
+    also: Sequence[str] = (),
+) -> Exception:
+    """One line for the first thing that is wrong.
+
+    Args:
+        error: of a checked model.
+        where: file or option that holds the values.
+        model: what was checked; None is `Recipe`.
+        under: key that its options stand under.
+        also: names that are valid besides the model's fields.
+    """
     first = error.errors()[0]
     location = [str(step) for step in first["loc"] if not str(step).startswith("function-")]
-    option = ".".join(location)
+    above = [under] if under else []
+    option = ".".join([*above, *location])
     if first["type"] == "extra_forbidden":
-        fields: Any = Recipe
+        fields: Any = model or Recipe
         for step in location[:-1]:
             fields = fields.model_fields[step].annotation
-        return unknown("option", option, [".".join([*location[:-1], n]) for n in fields.model_fields], where=where)
+        names = (*fields.model_fields, *also)
+        return unknown("option", option, [".".join([*above, *location[:-1], n]) for n in names], where=where)
     return InputError(f"{option} is {first['input']!r}: {first['msg']}", where=where)
 
 

@@ -12,16 +12,27 @@ import yaml
 
 from ..errors import InputError, TunesmithError
 
+PLAIN: Any = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+"""How the program shows itself: one line an error, no colours in help."""
+
 app = typer.Typer(
     name="tunesmith",
     help="Fine-tune a pretrained language model on your rows, and measure what it did.",
     no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+    **PLAIN,
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, events as JSON on stderr.")]
+Base = Annotated[str | None, typer.Option(help="Alias (see `models`), folder, or hub id.")]
+TaskName = Annotated[str | None, typer.Option(help="classify, pair, regress, tag, generate, chat, lm.")]
+AdapterName = Annotated[str | None, typer.Option(help="What is added, e.g. lora (see `parts`).")]
+MaskName = Annotated[str | None, typer.Option(help="Which own weights move, e.g. everything, head.")]
+Columns = Annotated[list[str], typer.Option(help="ROLE=COLUMN, e.g. text=review.")]
+Settings = Annotated[list[str], typer.Option("--set", help="OPTION=VALUE, any option of a recipe.")]
+Epochs = Annotated[float | None, typer.Option(help="Passes over the training rows.")]
+Steps = Annotated[int | None, typer.Option(help="Optimizer steps.")]
+Length = Annotated[int | None, typer.Option(help="Most tokens of a row.")]
+Source = Annotated[str, typer.Argument(metavar="ROWS|RECIPE", help="Rows, packaged:NAME, or a recipe (.yaml).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result.")]
 Exchange = Annotated[
     list[str], typer.Option(help="OLD=NEW: an earlier run that this one stands on, and the one that takes its place.")
@@ -52,7 +63,7 @@ def _asked(arguments: list[str]) -> typer.Typer:
     asked = [c for c in app.registered_commands if c.callback is not None and c.callback.__name__ in arguments[:1]]
     if not asked:
         return app
-    small = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    small = typer.Typer(**PLAIN)
     small.callback()(lambda: None)
     small.registered_commands = asked
     return small
@@ -102,17 +113,17 @@ def _changes(settings: list[str], columns: list[str], named: dict[str, Any]) -> 
 
 @app.command()
 def tune(
-    source: Annotated[str, typer.Argument(metavar="ROWS|RECIPE", help="Rows, packaged:NAME, or a recipe (.yaml).")],
-    base: Annotated[str | None, typer.Option(help="Alias (see `models`), folder, or hub id.")] = None,
-    task: Annotated[str | None, typer.Option(help="classify, pair, regress, tag, generate, chat, lm.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="What is added, e.g. lora (see `parts`).")] = None,
-    mask: Annotated[str | None, typer.Option(help="Which own weights move, e.g. everything, head.")] = None,
-    column: Annotated[list[str], typer.Option(help="ROLE=COLUMN, e.g. text=review.")] = [],  # noqa: B006
-    set_: Annotated[list[str], typer.Option("--set", help="OPTION=VALUE, any option of a recipe.")] = [],  # noqa: B006
-    epochs: Annotated[float | None, typer.Option(help="Passes over the training rows.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+    source: Source,
+    base: Base = None,
+    task: TaskName = None,
+    adapter: AdapterName = None,
+    mask: MaskName = None,
+    column: Columns = [],  # noqa: B006
+    set_: Settings = [],  # noqa: B006
+    epochs: Epochs = None,
+    steps: Steps = None,
     minutes: Annotated[float | None, typer.Option(help="Wall time of training.")] = None,
-    length: Annotated[int | None, typer.Option(help="Most tokens of a row.")] = None,
+    length: Length = None,
     over_length: Annotated[str | None, typer.Option(help="truncate, drop or stop.")] = None,
     shots: Annotated[
         int | None, typer.Option(help="Take so many rows a label; prompt or head by what is measured on them.", min=2)
@@ -154,17 +165,17 @@ def tune(
 
 @app.command()
 def plan(
-    source: Annotated[str, typer.Argument(metavar="ROWS|RECIPE", help="Rows, packaged:NAME, or a recipe (.yaml).")],
+    source: Source,
     for_: Annotated[str | None, typer.Option("--for", help="Another machine: 8GB, or 1x24GB for one GPU.")] = None,
-    base: Annotated[str | None, typer.Option(help="Alias (see `models`), folder, or hub id.")] = None,
-    task: Annotated[str | None, typer.Option(help="classify, pair, regress, tag, generate, chat, lm.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="What is added, e.g. lora (see `parts`).")] = None,
-    mask: Annotated[str | None, typer.Option(help="Which own weights move, e.g. everything, head.")] = None,
-    column: Annotated[list[str], typer.Option(help="ROLE=COLUMN, e.g. text=review.")] = [],  # noqa: B006
-    set_: Annotated[list[str], typer.Option("--set", help="OPTION=VALUE, any option of a recipe.")] = [],  # noqa: B006
-    epochs: Annotated[float | None, typer.Option(help="Passes over the training rows.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
-    length: Annotated[int | None, typer.Option(help="Most tokens of a row.")] = None,
+    base: Base = None,
+    task: TaskName = None,
+    adapter: AdapterName = None,
+    mask: MaskName = None,
+    column: Columns = [],  # noqa: B006
+    set_: Settings = [],  # noqa: B006
+    epochs: Epochs = None,
+    steps: Steps = None,
+    length: Length = None,
     memory: Annotated[str | None, typer.Option(help="Most memory of the process, e.g. 2GB.")] = None,
     json_: Json = False,
 ) -> None:
@@ -322,14 +333,14 @@ def collect(
 
 @app.command()
 def prompts(
-    source: Annotated[str, typer.Argument(metavar="ROWS|RECIPE", help="Rows, packaged:NAME, or a recipe (.yaml).")],
+    source: Source,
     shots: Annotated[int, typer.Option(help="Rows of each label to tune on, and as many to choose on.", min=2)] = 16,
-    base: Annotated[str | None, typer.Option(help="Alias (see `models`), folder, or hub id.")] = None,
+    base: Base = None,
     templates: Annotated[int, typer.Option(help="Templates that the base writes; 0 for none.", min=0)] = 4,
     words: Annotated[int, typer.Option(help="Assignments of label words; 0 for none.", min=0)] = 4,
     write: Annotated[Path | None, typer.Option("-o", "--out", help="Recipe file to write.")] = None,
-    column: Annotated[list[str], typer.Option(help="ROLE=COLUMN, e.g. text=review.")] = [],  # noqa: B006
-    set_: Annotated[list[str], typer.Option("--set", help="OPTION=VALUE, any option of a recipe.")] = [],  # noqa: B006
+    column: Columns = [],  # noqa: B006
+    set_: Settings = [],  # noqa: B006
     seed: Annotated[int | None, typer.Option(help="Every random choice comes from it.")] = None,
     json_: Json = False,
 ) -> None:
@@ -403,7 +414,7 @@ def export(
 def data(
     source: Annotated[str | None, typer.Argument(metavar="ROWS", help="Rows; none lists the packaged sets.")] = None,
     task: Annotated[str | None, typer.Option(help="Read the rows as this task.")] = None,
-    column: Annotated[list[str], typer.Option(help="ROLE=COLUMN, e.g. text=review.")] = [],  # noqa: B006
+    column: Columns = [],  # noqa: B006
     base: Annotated[str | None, typer.Option(help="Show the rows token by token, as this base reads them.")] = None,
     json_: Json = False,
 ) -> None:
@@ -456,11 +467,11 @@ def compare(
     sources: Annotated[list[str], typer.Argument(metavar="ROWS|RECIPE...", help="Rows with --with, or recipe files.")],
     with_: Annotated[str | None, typer.Option("--with", help="Techniques: lora,head,lora+norms (see `parts`).")] = None,
     seeds: Annotated[int, typer.Option(help="Trainings of each recipe.", min=1)] = 5,
-    base: Annotated[str | None, typer.Option(help="Alias (see `models`), folder, or hub id.")] = None,
-    task: Annotated[str | None, typer.Option(help="classify, pair, regress, tag, generate, chat, lm.")] = None,
-    column: Annotated[list[str], typer.Option(help="ROLE=COLUMN, e.g. text=review.")] = [],  # noqa: B006
+    base: Base = None,
+    task: TaskName = None,
+    column: Columns = [],  # noqa: B006
     set_: Annotated[list[str], typer.Option("--set", help="OPTION=VALUE, for every recipe.")] = [],  # noqa: B006
-    epochs: Annotated[float | None, typer.Option(help="Passes over the training rows.")] = None,
+    epochs: Epochs = None,
     audit: Annotated[
         bool | None,
         typer.Option(

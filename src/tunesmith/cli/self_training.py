@@ -85,14 +85,8 @@ def collect_here(out: Path, sources: list[str], *, form: str, rows: int, words: 
 
 def _named(sources: list[str]) -> Any:
     """Sources as they were given, or what one YAML file says of them."""
-    import yaml
+    from ..recipe import values_in
 
     if len(sources) != 1 or not sources[0].endswith((".yaml", ".yml")):
         return sources
-    try:
-        found = yaml.safe_load(Path(sources[0]).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"cannot be read ({error})", where=sources[0]) from None
-    if not isinstance(found, dict):
-        raise InputError("names no sources", where=sources[0], expected="name: {rows: ...}")
-    return found
+    return values_in(sources[0], what="sources", expected="name: {rows: ...}")

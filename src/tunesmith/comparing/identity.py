@@ -68,7 +68,7 @@ class Identities:
             options = {k: v for k, v in options.items() if k in _ROWS}
         splits = prepared.facts["splits"]
         return Identity({
-            "form": FORM, "what": what, "recipe": _told(by_content(_held(options))),
+            "form": FORM, "what": what, "recipe": _told(by_content(options)),
             "seed": recipe.seed if what == "tuned" else None,
             "rows": {name: [s["fingerprint"], s["indices"]] for name, s in splits.items()},
             "base": prepared.base.fingerprint,
@@ -76,17 +76,35 @@ class Identities:
         })  # fmt: skip
 
 
-def by_content(value: Any) -> Any:
+_FOLDERS = ("upon", "tuned", "found")
+"""Options that name what earlier runs left; any other may name a folder of weights too, such as a teacher."""
+
+
+def by_content(value: Any, option: str = "") -> Any:
     """Options with what they name on this machine by its content, so that no folder of it is part of an identity.
 
-    A run that a lab keeps is named by the fingerprint of all that it depends on, any other folder of weights (a teacher,
-    an earlier run's adapter) by the hash of its weights. What is no path of such a folder stays as it is.
+    What an earlier run left is named by the hash of the weights that it learned, a run that a lab keeps by the fingerprint of
+    all that it depends on, any other folder of weights by the hash of its weights. What is no such folder stays as it is.
+
+    Raises:
+        InputError: an earlier run left no weights.
     """
     if isinstance(value, Mapping):
-        return {k: by_content(v) for k, v in value.items()}
+        return {k: by_content(v, k) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [by_content(v) for v in value]
-    if not isinstance(value, str) or "/" not in value.replace("\\", "/"):
+        return [by_content(v, option) for v in value]
+    if not isinstance(value, str) or not value:
+        return value
+    if option in _FOLDERS:
+        from ..artefacts import weights_in
+
+        return hash_file(weights_in(Path(value)))
+    return _named(value)
+
+
+def _named(value: str) -> str:
+    """The name of a folder of weights by what it holds; any other text is itself."""
+    if "/" not in value.replace("\\", "/"):
         return value
     folder, lab = Path(value).expanduser(), cache_home() / "lab"
     if folder.is_relative_to(lab):
@@ -169,26 +187,6 @@ def _definitions(module: str) -> tuple[dict[str, ast.stmt], dict[str, tuple[str,
             folder = module.rpartition(".")[0]
             imported |= {a.asname or a.name: (f"{folder}.{node.module}", a.name) for a in node.names}
     return definitions, imported
-
-
-def _held(value: Any) -> Any:
-    """With what folders of earlier runs hold in place of their names, which say nothing of it."""
-    if isinstance(value, list | tuple):
-        return [_held(v) for v in value]
-    if not isinstance(value, Mapping):
-        return value
-    return {k: _hashes(v) if k in _FOLDERS and v else _held(v) for k, v in value.items()}
-
-
-_FOLDERS = ("upon", "tuned", "found")
-"""Options that name what earlier runs left."""
-
-
-def _hashes(folders: str | list[str]) -> list[str]:
-    """The hash of each folder's weights."""
-    from ..artefacts import weights_in
-
-    return [hash_file(weights_in(Path(f))) for f in ([folders] if isinstance(folders, str) else folders)]
 
 
 def _told(value: Any) -> Any:

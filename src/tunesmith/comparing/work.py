@@ -191,12 +191,9 @@ def _load() -> None:
     """Load what nearly every job needs, so that its copies need not."""
     import datasets  # noqa: F401
     import sklearn.linear_model  # noqa: F401
-    import transformers
+    from transformers import AutoModel, AutoTokenizer, PreTrainedModel  # noqa: F401
 
     from ..run import carry_out  # noqa: F401
-
-    for name in ("AutoModel", "AutoTokenizer", "PreTrainedModel"):
-        getattr(transformers, name)
 
 
 def _done(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from annotated_types import Gt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .. import recipe as recipes
-from ..errors import InputError, unknown
+from ..errors import InputError
 from ..recipe import Recipe
 from ..settings import Count, Share
 
@@ -81,11 +81,7 @@ def make(values: Mapping[str, Any], *, where: object = None) -> Labelling:
     try:
         label = Label(**dict(values.get("label") or {}))
     except ValidationError as error:
-        first = error.errors()[0]
-        option = ".".join(["label", *map(str, first["loc"])])
-        if first["type"] == "extra_forbidden":
-            raise unknown("option", option, [f"label.{n}" for n in Label.model_fields], where=where) from None
-        raise InputError(f"{option} is {first.get('input')!r}: {first['msg']}", where=where) from None
+        raise recipes.explain(error, where, Label, "label") from None
     made = Labelling(recipes.make({k: v for k, v in values.items() if k != "label"}, where=where), label)
     if label.teacher == "base" and label.views:
         raise InputError("label.views are tuned", where=where, expected="label.teacher: tuned, or no views")
@@ -100,16 +96,7 @@ def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> Labellin
     Raises:
         InputError: no such file, no valid YAML, no valid labelling.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=path) from None
-    except yaml.YAMLError as error:
-        raise InputError(
-            getattr(error, "problem", None) or "not valid YAML", where=path, expected="a recipe with the key label"
-        ) from None
-    if not isinstance(values, Mapping) or not isinstance(values.get("label"), Mapping):
-        raise InputError("holds no labelling", where=path, expected="a recipe with the key label")
+    values = recipes.values_in(path, "label", what="labelling", expected="a recipe with the key label")
     return make(recipes.override(values, changes or {}), where=path)
 
 

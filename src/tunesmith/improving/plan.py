@@ -126,7 +126,7 @@ def make(values: Mapping[str, Any], *, where: object = None) -> Improvement:
     try:
         improve = Improve(**loop)
     except ValidationError as error:
-        raise _explain(error, where) from None
+        raise recipes.explain(error, where, Improve, "improve", also=("like",)) from None
     recipe = recipes.make({k: v for k, v in values.items() if k != "improve"}, where=where)
     if improve.temperature == 0 and improve.samples > 1:
         raise InputError(
@@ -160,15 +160,7 @@ def read(path: str | Path, changes: Mapping[str, Any] | None = None) -> Improvem
     Raises:
         InputError: no such file, no valid YAML, no valid improvement.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=path) from None
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or "not valid YAML"
-        raise InputError(f"{problem}", where=path, expected="a YAML recipe with the key improve") from None
-    if not isinstance(values, Mapping) or not isinstance(values.get("improve"), Mapping):
-        raise InputError("holds no improvement", where=path, expected="a recipe with the key improve")
+    values = recipes.values_in(path, "improve", what="improvement", expected="a recipe with the key improve")
     return make(changed(values, changes or {}), where=path)
 
 
@@ -181,11 +173,3 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     loop = {*Improve.model_fields, "like"}
     named = {f"improve.{k}" if k.partition(".")[0] in loop else k: v for k, v in changes.items()}
     return recipes.override(values, named)
-
-
-def _explain(error: ValidationError, where: object) -> Exception:
-    first = error.errors()[0]
-    option = ".".join(["improve", *(str(step) for step in first["loc"] if not str(step).startswith("function-"))])
-    if first["type"] == "extra_forbidden":
-        return unknown("option", option, [f"improve.{n}" for n in (*Improve.model_fields, "like")], where=where)
-    return InputError(f"{option} is {first['input']!r}: {first['msg']}", where=where)
