@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -49,6 +48,8 @@ def unknown(what: str, name: object, valid: Iterable[object], *, where: object =
     >>> print(unknown("adapter", "lroa", ["lora", "ia3"]))
     unknown adapter 'lroa'; expected one of ia3, lora; did you mean 'lora'?
     """
+    import difflib
+
     names = sorted(str(v) for v in valid)
     letters = sorted(str(name))
     swapped = [n for n in names if sorted(n) == letters]

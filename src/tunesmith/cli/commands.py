@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from ..errors import InputError, TunesmithError
 
@@ -97,6 +96,9 @@ def _pairs(option: str, given: list[str]) -> dict[str, str]:
 
 def _changes(settings: list[str], columns: list[str], named: dict[str, Any]) -> dict[str, Any]:
     """Dotted changes from ``--set``, ``--column`` and the options that have a name of their own."""
+    if settings:
+        import yaml
+
     changes = {key: value for key, value in named.items() if value is not None}
     for pair in columns:
         role, found, column = pair.partition("=")
