@@ -47,7 +47,7 @@ class LowRank(Adapter):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         A, B = self.factors()
-        return y + (self.scale * (self.dropout(x) @ A.T)) @ B.T
+        return y + self.scale * (self.dropout(x) @ A.T @ B.T)
 
     def low_rank(self) -> tuple[Tensor, Tensor]:
         """The update over ``scale`` as two matrices: plain LoRA's, for those who know no other."""
@@ -89,8 +89,7 @@ class Anchored(LowRank):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         A, B = self.factors()
-        moved, start = self.scale * (self.dropout(x) @ A.T), self.scale * (x @ self.A0.T)
-        return y + (moved @ B.T - start @ self.B0.T)
+        return y + self.scale * (self.dropout(x) @ A.T @ B.T - x @ self.A0.T @ self.B0.T)
 
     def low_rank(self) -> tuple[Tensor, Tensor]:
         A, B = self.factors()

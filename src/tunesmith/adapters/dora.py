@@ -25,7 +25,7 @@ class DoRA(LowRank):
         norm = (dense(self.site) + self.scale * (self.B @ self.A).detach()).norm(dim=1)
         ratio = self.length / norm
         linear = y if self.site.bias is None else y - self.site.bias
-        return y + (ratio - 1) * linear + ratio * ((self.scale * (self.dropout(x) @ self.A.T)) @ self.B.T)
+        return y + (ratio - 1) * linear + ratio * self.scale * (self.dropout(x) @ self.A.T @ self.B.T)
 
     def to_peft(self) -> dict[str, bool]:
         return {"use_dora": True}

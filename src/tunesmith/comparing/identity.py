@@ -15,8 +15,11 @@ from ..recipe import Recipe, choose
 from ..run.prepare import Prepared, on_disk, prepare
 from ..storage import cache_home, hash_file, hash_json
 
-FORM = 2
-"""Raised whenever the engine, and not a part, is changed so that the same recipe gives other figures."""
+FORM = 1
+"""Raised whenever the engine, and not a part, is changed so that a recipe gives other figures than chance would.
+
+Other rounding and other random draws do not count, as another processor or another PyTorch does not.
+"""
 
 _UNCOUNTED = ("save", "seed", "revision", "base")
 """Options that change no figure (when checkpoints are written), or that stand elsewhere in the identity."""

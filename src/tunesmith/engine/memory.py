@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Mapping
 
 import torch
 
@@ -32,27 +31,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
-def keep() -> bool:
-    """From here on, memory that is let go stays with the process, for the next tensors; False where there is no glibc.
-
-    Otherwise large pieces go back to the system at once and come again empty, page by page, in every step: up to a third
-    of a step's time. The process holds somewhat more than its tensors take.
-    """
-    return _tell_allocator({_MMAP_THRESHOLD: 2**30, _TRIM_THRESHOLD: 2**30})
-
-
 def give_back() -> bool:
-    """From here on, memory of 64 KB or more that is let go goes back to the system at once; the opposite of `keep`.
+    """From here on, memory of 64 KB or more that is let go goes back to the system at once.
 
-    Without either, glibc keeps some of it, in pieces that the next tensors do not fit: a process grows to several times
-    what its tensors take. It costs up to a quarter more time, as every piece is new to the system.
+    glibc keeps it otherwise, in pieces that the next tensors do not fit: a process grows to several times what its
+    tensors take. It costs up to a quarter more time, as every piece is new to the system. False where there is no glibc.
     """
-    return _tell_allocator({_MMAP_THRESHOLD: 2**16, _TRIM_THRESHOLD: 2**16})
-
-
-def _tell_allocator(settings: Mapping[int, int]) -> bool:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    return all([mallopt(setting, value) for setting, value in settings.items()])
+    return all(mallopt(setting, 2**16) for setting in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
