@@ -81,7 +81,7 @@ TASKS = {
         _encoder("chinese", "Chinese shop reviews: positive or negative", "chinese-reviews", base="e5-small",
                  limit=480, length={"max": 40, "over": "truncate"}, checks={"rows": 400}),
         _lm("instruct", "answers to instructions", "alpaca-demo", 56, 112),
-        _lm("news", "news articles, as they go on (lm)", "news-articles", 40, 128),
+        _lm("news", "news articles, as they go on (lm)", "news-articles", 10, 128),
         _lm("spam", "spam or ham, as a word that is written", "sms-spam", 96, 64,
             {"prompt": "text", "completion": "label"}, task="generate"),
     )
