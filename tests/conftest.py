@@ -7,7 +7,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 # Two test processes with two threads each on two cores wait for one another; and one thread gives the same sums anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from forked import Forked, check_here  # noqa: E402
 from tiny import CONFIGS  # noqa: E402
 from tokens import TEMPLATES, bert, gpt  # noqa: E402
 
@@ -110,10 +110,16 @@ def command(home: Path, tmp_path: Path) -> Command:
     """Runs ``tunesmith`` in a process of its own, in an empty folder."""
 
     def call(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "tunesmith", *map(str, arguments)],
-            capture_output=True, text=True, cwd=tmp_path, timeout=240,
-            env={**os.environ, "TUNESMITH_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment},
-        )  # fmt: skip
+        given = {"TUNESMITH_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment}
+        return Forked(*arguments, folder=tmp_path, environment=given).wait()
 
     return call
+
+
+@pytest.fixture(autouse=True)
+def checks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run has saved is checked in the process of the test; in a fresh one where a test is marked so."""
+    if request.node.get_closest_marker("fresh") is None:
+        from tunesmith.run import carry_out
+
+        monkeypatch.setattr(carry_out, "_in_fresh_process", check_here)

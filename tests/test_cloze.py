@@ -490,6 +490,16 @@ def test_a_run_is_whole(
     assert not loaded["missing_keys"]
 
 
+def test_the_base_is_scored_without_what_is_attached(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Virtual tokens change what a prompt says even before they have learned."""
+    before = [
+        ts.tune(ROWS, base=str(folders["encoder"]), task={"classify": {"cloze": {}}}, out=tmp_path, name=adapter, epochs=1,
+                progress="quiet", batch={"rows": 8}, adapter=adapter).results["before"]["base (zero-shot)"]
+        for adapter in ("prompt_tuning", "lora")
+    ]  # fmt: skip
+    assert before[0] == before[1]
+
+
 # ---------------------------------------------------------------------- what is wrong
 
 

@@ -8,8 +8,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import numpy as np
 import pytest
 
 from conftest import Command
+from forked import Forked
 from tunesmith import InputError
 from tunesmith import recipe as recipes
 from tunesmith.comparing import arena
@@ -295,16 +294,15 @@ def test_an_interrupted_driver_ends_its_jobs_at_once(recipe: recipes.Recipe, tmp
     driver = spawn([tmp_path / "a.yaml", tmp_path / "b.yaml"], tmp_path / "store", tmp_path / "out")
     try:
         while not (jobs := [j for worker in children(driver.pid) for j in children(worker)]):
-            assert driver.poll() is None, driver.communicate()
+            assert driver.poll() is None, driver.wait()
             time.sleep(0.1)
-        os.kill(driver.pid, signal.SIGINT)
-        driver.communicate(timeout=60)
-        assert driver.returncode == 130
+        driver.send_signal(signal.SIGINT)
+        assert driver.wait(60).returncode == 130
         time.sleep(0.5)
         assert not any(Path(f"/proc/{j}/exe").exists() for j in jobs)
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(driver.pid, signal.SIGKILL)
+            driver.kill()
 
 
 def children(pid: int) -> list[int]:
@@ -337,13 +335,8 @@ def test_a_damaged_result_is_named(compared: Compared, tmp_path: Path) -> None:
     assert store.get(two) == result
 
 
-def spawn(recipe_files: list[Path], store: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tunesmith", "compare", *map(str, recipe_files), "--seeds", "2", "--store", str(store),
-         "--out", str(out), "--json", *more],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
-    )  # fmt: skip
+def spawn(recipe_files: list[Path], store: Path, out: Path, *more: str) -> Forked:
+    return Forked("compare", *recipe_files, "--seeds", "2", "--store", store, "--out", out, "--json", *more)
 
 
 def figures(text: str) -> list[Any]:
@@ -363,18 +356,17 @@ def test_killed_drivers_lose_nothing_and_two_at_once_double_nothing(compared: Co
         until = time.time() + draw.uniform(6, 14)
         while time.time() < until and driver.poll() is None:
             time.sleep(0.1)
-        os.killpg(driver.pid, signal.SIGKILL)
-        driver.communicate()
+        driver.kill()
+        driver.wait()
         for path in store.rglob("*/*.json"):
             json.loads(path.read_text())
             assert finished.setdefault(path.name, path.read_text()) == path.read_text()
     drivers = [spawn(files, store, tmp_path / f"o{n}") for n in range(2)]
-    said = [d.communicate(timeout=200) for d in drivers]
-    assert all(d.returncode == 0 for d in drivers), said
-    assert figures(said[0][0]) == figures(said[1][0])
+    said = [d.done().stdout for d in drivers]
+    assert figures(said[0]) == figures(said[1])
     kept = {p.name: p.read_text() for p in store.rglob("*/*.json")}
     assert len(kept) == 5 and finished.items() <= kept.items()
-    assert figures(said[0][0]) == figures(json.dumps(compared.comparison.to_dict()))
+    assert figures(said[0]) == figures(json.dumps(compared.comparison.to_dict()))
 
 
 def test_ray_gives_the_same_bits(compared: Compared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import pytest
 import typer
 import yaml
 
+from forked import Forked
 from tunesmith import recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,9 +91,7 @@ def test_python_blocks_run(page: str, bases: dict[str, Path], rows_file: Path, h
     program = "\n".join(b.text for b in SCRIPTS if b.page == page)
     assert '"minilm-l6"' in program
     (tmp_path / "page.py").write_text(program.replace('"minilm-l6"', repr(str(bases["bert"]))), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, env=environment(home)
-    )
+    done = Forked(program="page.py", folder=tmp_path, environment=environment(home)).wait()
     assert done.returncode == 0, done.stderr
 
 
@@ -121,10 +120,8 @@ def test_parts_of_the_page_train(package: Path, bases: dict[str, Path], rows_fil
     (shown,) = [b for b in RECIPES if b.page == "docs/adding-a-part.md"]
     text = shown.text.replace("minilm-l6", str(bases["bert"])).replace("reviews.csv", str(rows_file))
     (package / "recipe.yaml").write_text(text, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "tunesmith", "tune", "recipe.yaml", "--epochs", "1", "--quiet", "--name", "mine"],
-        cwd=package, capture_output=True, text=True, env=environment(home, package),
-    )  # fmt: skip
+    given = ("tune", "recipe.yaml", "--epochs", "1", "--quiet", "--name", "mine")
+    done = Forked(*given, folder=package, environment=environment(home, package)).wait()
     assert done.returncode == 0, done.stderr
     kept = yaml.safe_load((package / "runs" / "mine" / "recipe.yaml").read_text(encoding="utf-8"))
     assert kept["loss"] == [{"focal": {"gamma": 1.5, "weight": 1.0}}] and kept["mask"] == {"attention_only": {}}

@@ -90,7 +90,7 @@ def test_a_run_with_pairs_learns_to_prefer(bases: dict[str, Path], tmp_path: Pat
     report = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
     events = [json.loads(line) for line in (run.folder / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [e["loss"] for e in events if e["event"] == "step"]
-    assert losses[0] == pytest.approx(np.log(2), abs=1e-5)
+    assert losses[0] == pytest.approx(np.log(2), abs=1e-4)  # attention rounds otherwise where nothing is trained
     assert losses[-1] < 0.9 * losses[0]
     assert "accuracy" in json.dumps(report)
 

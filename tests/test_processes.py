@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import Command
+from forked import Forked
 from test_engine import work
 from tunesmith import parts
 from tunesmith.engine.loop import Loop
@@ -42,11 +43,8 @@ def still(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
 def alone(rows_file: Path, still: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process learns from the rows of both."""
     out = tmp_path_factory.mktemp("alone")
-    made = subprocess.run(
-        [sys.executable, "-m", "tunesmith", "tune", rows_file, *options(still, STEPS), "--out", out, "--name", "one"],
-        capture_output=True, text=True, check=False, env={**os.environ, "TUNESMITH_HOME": str(home)},
-    )  # fmt: skip
-    assert made.returncode == 0, made.stderr
+    given = ("tune", rows_file, *options(still, STEPS), "--out", out, "--name", "one")
+    Forked(*given, environment={"TUNESMITH_HOME": str(home)}).done()
     return out / "one"
 
 
@@ -68,16 +66,12 @@ def children(pid: int) -> list[int]:
 
 def killed(arguments: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run a command until it has saved, then kill one of its processes."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tunesmith", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
-    ) as process:  # fmt: skip
-        while not list(folder.glob("checkpoints/step-*")):
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.05)
-        os.kill(children(process.pid)[-1], signal.SIGKILL)
-        out, err = process.communicate(timeout=200)
-    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+    process = Forked(*arguments, environment=environment)
+    while not list(folder.glob("checkpoints/step-*")):
+        assert process.poll() is None, process.wait()
+        time.sleep(0.05)
+    os.kill(children(process.pid)[-1], signal.SIGKILL)
+    return process.wait(200)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
@@ -115,19 +109,15 @@ def test_a_run_that_is_shared_out_is_the_same_run(
 
 def beside(folder: Path, how: str, *adapter: str, count: int) -> list[float]:
     """The losses of so many processes of ``share_out.py``; their micro-batches are small, and not equally many."""
-    port = str(_free_port())
-    command = [sys.executable, str(Path(__file__).parent / "share_out.py"), str(folder), how, *adapter]
+    port, program = str(_free_port()), str(Path(__file__).parent / "share_out.py")
     started = [
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
-                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"},
-        )
+        Forked(folder, how, *adapter, program=program,
+               environment={"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
+                            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"})
         for rank in range(count)
     ]  # fmt: skip
-    said = [process.communicate(timeout=240) for process in started]
-    assert not any(process.returncode for process in started), said
-    found: list[float] = json.loads(said[0][0])
+    said = [process.done().stdout for process in started]
+    found: list[float] = json.loads(said[0])
     return found
 
 

@@ -20,9 +20,10 @@ from safetensors.torch import load_file
 
 import tunesmith as ts
 from conftest import Command
+from forked import Forked
 from tokens import TEMPLATES
 from tunesmith.data.reader import Reader
-from tunesmith.run.carry_out import artefact_folder
+from tunesmith.run.carry_out import _drawn, artefact_folder
 
 FAST: dict[str, Any] = {"progress": "quiet", "epochs": 1}
 
@@ -229,11 +230,21 @@ def test_a_chat_run_ships_template_and_stops(bases: dict[str, Path], chat_file: 
     assert isinstance(run.generate(["Hello"], tokens=3, base=True)[0], str)
 
 
-def tune_command(rows_file: Path, base: Path, *options: object) -> list[str]:
-    """A run of some seconds with a checkpoint at every step."""
-    made = [sys.executable, "-m", "tunesmith", "tune", rows_file, "--base", base, "--name", "r", "--quiet",
-            "--set", "save.steps=1", "--set", "batch.rows=4", "--epochs", "2", "--set", "adapter.lora.dropout=0.1", *options]  # fmt: skip
-    return [str(m) for m in made]
+def tuning(rows_file: Path, base: Path, *options: object) -> Forked:
+    """A run of some seconds with a checkpoint at every step, on one thread."""
+    given = ("--base", base, "--name", "r", "--quiet", "--set", "save.steps=1", "--set", "batch.rows=4", "--epochs", "2",
+             "--set", "adapter.lora.dropout=0.1", *options)  # fmt: skip
+    return Forked("tune", rows_file, *given, environment={"OMP_NUM_THREADS": "1"})
+
+
+def cut_off(process: Forked, folder: Path, step: int) -> None:
+    """Kill -9 once a run in ``folder`` has made a step."""
+    while steps_done(folder) < step and process.poll() is None:
+        time.sleep(0.01)
+    assert process.poll() is None, "the run ended before it could be cut off"
+    process.kill()
+    process.wait()
+    assert steps_done(folder) >= step
 
 
 def steps_done(folder: Path) -> int:
@@ -243,20 +254,13 @@ def steps_done(folder: Path) -> int:
 @pytest.mark.timeout(1200)
 def test_killed_at_random_steps_and_resumed_to_the_bit(rows_file: Path, bases: dict[str, Path], tmp_path: Path) -> None:
     """kill -9 at five random steps; every run that is taken up again ends with the bits of the one that was not cut off."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     whole = tmp_path / "whole"
-    subprocess.run(tune_command(rows_file, bases["bert"], "--out", whole), env=environment, check=True)
+    tuning(rows_file, bases["bert"], "--out", whole).done()
     expected = load_file(whole / "r" / "adapter" / "adapter_model.safetensors")
     for cut in random.Random(7).sample(range(3, 70), 5):
         out = tmp_path / str(cut)
-        process = subprocess.Popen(tune_command(rows_file, bases["bert"], "--out", out), env=environment)
-        while steps_done(out / "r") < cut and process.poll() is None:
-            time.sleep(0.01)
-        assert process.poll() is None, "the run ended before it could be cut off"
-        process.kill()
-        process.wait()
-        assert steps_done(out / "r") >= cut
-        subprocess.run(tune_command(rows_file, bases["bert"], "--out", out, "--resume"), env=environment, check=True)
+        cut_off(tuning(rows_file, bases["bert"], "--out", out), out / "r", cut)
+        tuning(rows_file, bases["bert"], "--out", out, "--resume").done()
         resumed = load_file(out / "r" / "adapter" / "adapter_model.safetensors")
         assert resumed.keys() == expected.keys()
         for name, tensor in expected.items():
@@ -268,18 +272,11 @@ def test_entries_that_come_and_go_are_resumed_to_the_bit(
     rows_file: Path, bases: dict[str, Path], tmp_path: Path
 ) -> None:
     """kill -9 of a run whose choice of entries changes every few steps, beside an adapter."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     options = ["--set", "mask.spiel.refreshes=20", "--set", "mask.spiel.density=0.05"]
     base = bases["bert"]
-    subprocess.run(tune_command(rows_file, base, *options, "--out", tmp_path / "a"), env=environment, check=True)
-    process = subprocess.Popen(tune_command(rows_file, base, *options, "--out", tmp_path / "b"), env=environment)
-    while steps_done(tmp_path / "b" / "r") < 40 and process.poll() is None:
-        time.sleep(0.01)
-    assert process.poll() is None, "the run ended before it could be cut off"
-    process.kill()
-    process.wait()
-    again = tune_command(rows_file, base, *options, "--out", tmp_path / "b", "--resume")
-    subprocess.run(again, env=environment, check=True)
+    tuning(rows_file, base, *options, "--out", tmp_path / "a").done()
+    cut_off(tuning(rows_file, base, *options, "--out", tmp_path / "b"), tmp_path / "b" / "r", 40)
+    tuning(rows_file, base, *options, "--out", tmp_path / "b", "--resume").done()
     one, two = (load_file(tmp_path / n / "r" / "adapter" / "tunesmith_adapter.safetensors") for n in "ab")
     assert any(name.startswith("entries.") for name in one) and one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -289,16 +286,14 @@ def test_entries_that_come_and_go_are_resumed_to_the_bit(
 def test_signals_save_and_say_how_to_go_on(
     number: int, code: int, rows_file: Path, bases: dict[str, Path], tmp_path: Path
 ) -> None:
-    process = subprocess.Popen(
-        tune_command(rows_file, bases["bert"], "--out", tmp_path), stderr=subprocess.PIPE, text=True
-    )
+    process = tuning(rows_file, bases["bert"], "--out", tmp_path)
     while steps_done(tmp_path / "r") < 3:
         time.sleep(0.01)
         assert process.poll() is None
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert re.search(r"stopped at step \d+; go on with: tunesmith tune .*--resume", said)
+    made = process.wait(60)
+    assert made.returncode == code
+    assert re.search(r"stopped at step \d+; go on with: tunesmith tune .*--resume", made.stderr)
     done = steps_done(tmp_path / "r")
     with pytest.raises(ts.InputError, match="the run is not finished"):
         ts.open_run(tmp_path / "r")
@@ -340,6 +335,20 @@ def test_a_run_needs_no_network(tmp_path: Path) -> None:
     assert (tmp_path / "r" / "proof.json").exists()
 
 
+def test_fewer_rows_are_scored_where_the_recipe_says_so(bases: dict[str, Path], tmp_path: Path) -> None:
+    """Of the test and of the validation rows; the fewer are among the more."""
+    some, more = (set(_drawn(100, limit, seed=0)) for limit in (10, 30))
+    assert len(some) == 10 and some < more and list(_drawn(100, None, seed=0)) == list(range(100))
+    given = {"base": str(bases["bert"]), "out": tmp_path, **FAST}
+    losses = []
+    for rows in (5, None):
+        run = ts.tune(rows_of("classify"), name=f"r{rows}", checks={"rows": rows}, **given)
+        events = [json.loads(line) for line in (run.folder / "events.jsonl").read_text().splitlines()]
+        losses.append(next(e["loss"] for e in events if e["event"] == "validation"))
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.fresh
 def test_an_adapter_is_handed_over_whole(bases: dict[str, Path], tmp_path: Path) -> None:
     run = ts.tune(rows_of("classify"), base=str(bases["bert"]), out=tmp_path, name="r", **FAST)
     folder = run.save_pretrained(tmp_path / "out", form="adapter")

@@ -366,10 +366,12 @@ def _last_linear(host: Host) -> nn.Linear:
 
 def held_out_rows(prepared: Prepared) -> np.ndarray:
     """The test rows that the report stands on: all of them, or as many as the recipe says."""
-    test = prepared.encoded["test"]
-    limit = prepared.recipe.checks.rows or len(test)
-    drawn = np.random.default_rng(prepared.recipe.rows.seed).permutation(len(test))[:limit]
-    return np.sort(drawn)
+    return _drawn(len(prepared.encoded["test"]), prepared.recipe.checks.rows, prepared.recipe.rows.seed)
+
+
+def _drawn(count: int, limit: int | None, seed: int) -> np.ndarray:
+    """At most so many of ``count`` places, in their order; those of a smaller limit are among those of a larger."""
+    return np.sort(np.random.default_rng(seed).permutation(count)[: limit or count])
 
 
 def _written_rows(prepared: Prepared, held_out: np.ndarray) -> np.ndarray:
@@ -443,12 +445,14 @@ def _work(made: Trained, hear: Listener = lambda event: None) -> Work:
 
 
 def _validation_loss(made: Trained, rows: Any) -> float:
-    """The task's own loss on the validation rows."""
-    outputs = read(made.reading, rows)
+    """The task's own loss on the validation rows, or on as many as the recipe says."""
+    recipe = made.prepared.recipe
+    chosen = _drawn(len(rows), recipe.checks.rows, recipe.rows.seed)
+    outputs = read(made.reading, rows, chosen)
     if made.prepared.head not in ROW_HEADS:
         return float(outputs.loss.sum() / max(1, outputs.units.sum()))
     logits = torch.from_numpy(outputs.logits).float()
-    labels = torch.tensor(labels_of(rows))
+    labels = torch.tensor(labels_of(rows))[torch.from_numpy(chosen)]
     name = made.prepared.task.loss
     if name == "squared_error":
         wanted = (labels.float() - made.scale.mean) / made.scale.deviation
@@ -664,15 +668,16 @@ def prove(folder: Path, *other: str | Path) -> dict[str, Any]:
     Raises:
         RunError: it does not load, lacks a trained tensor, or gives other outputs.
     """
-    made = subprocess.run(
-        [sys.executable, "-m", "tunesmith.run.verify", str(folder), *map(str, other)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    made = _in_fresh_process("tunesmith.run.verify", str(folder), *map(str, other))
     if made.returncode:
         reason = (made.stderr.strip().splitlines() or ["no message"])[-1]
         raise RunError(f"{folder}: the saved model is not the trained one: {reason}")
     proof: dict[str, Any] = json.loads(made.stdout.strip().splitlines()[-1])
     return proof
+
+
+def _in_fresh_process(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
 
 
 def _cost(made: Trained, seconds: float) -> dict[str, Any]:

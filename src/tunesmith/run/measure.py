@@ -172,7 +172,7 @@ def probe_rows(train: Encoded, seed: int) -> np.ndarray:
 def before_training(
     task: Task, reading: Reading, train: Encoded, test: Encoded, chosen: np.ndarray, probe: Probe | None
 ) -> dict[str, Answers]:
-    """What the tuned model has to beat, by name, measured on the same test rows while the model still is its base.
+    """What the tuned model has to beat, by name, measured on the same test rows with all that is attached switched off.
 
     Args:
         task: what the rows ask for.
@@ -183,7 +183,7 @@ def before_training(
         probe: the fitted linear probe; None for a language model, whose base answers by itself.
     """
     if probe is None:
-        return {PLAIN_BASE: answers(task, test, read(reading, test, chosen), chosen)}
+        return {PLAIN_BASE: _of_base(task, reading, test, chosen)}
     if task.name == "tag":
         truth = [task.target(test.original(i)) for i in chosen]
         floor = baselines.commonest_tag([task.target(train.original(i)) for i in probe.drawn], truth)
@@ -197,8 +197,13 @@ def before_training(
         PROBED_BASE: probe.answers(reading, test, chosen),
     }
     if answers_itself(task):
-        found[name_of_base(task)] = answers(task, test, read(reading, test, chosen), chosen)
+        found[name_of_base(task)] = _of_base(task, reading, test, chosen)
     return found
+
+
+def _of_base(task: Task, reading: Reading, test: Encoded, chosen: np.ndarray) -> Answers:
+    with reading.host.off():
+        return answers(task, test, read(reading, test, chosen), chosen)
 
 
 def write_texts(
