@@ -128,7 +128,9 @@ class Checks(_Strict):
     """What is measured while and after training."""
 
     validations: Count = Field(default=1, description="validations in each epoch")
-    rows: Count | None = Field(default=None, description="most test rows to score, and most validation rows; None takes all")
+    rows: Count | None = Field(
+        default=None, description="most test rows to score, and most validation rows; None takes all"
+    )
     generate: Whole = Field(default=50, description="test rows for which text is generated and scored (generate, chat)")
     generate_tokens: Count = Field(default=64, description="most tokens to generate for each of them")
 
