@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,11 +21,13 @@ from safetensors.torch import load_file
 from conftest import Command
 from forked import Forked
 from test_engine import work
-from tunesmith import parts
+from tunesmith import parts, recipe
 from tunesmith.engine.loop import Loop
 from tunesmith.engine.processes import Processes
-from tunesmith.errors import InputError
+from tunesmith.errors import InputError, RunError
+from tunesmith.run import cluster
 from tunesmith.run.events import read_events
+from tunesmith.run.launch import launch
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +183,63 @@ def test_other_launchers_start_them_too(
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     assert losses(tmp_path / "two") == pytest.approx(losses(alone), abs=1e-5)
+
+
+def test_a_cluster_carries_it_out_too(
+    alone: Path, command: Command, rows_file: Path, still: Path, tmp_path: Path
+) -> None:
+    """Two workers of a Ray Train job; one that fails ends the job with one line."""
+    pytest.importorskip("ray")
+    begun = ["tune", rows_file, *options(still, STEPS), "--out", tmp_path, "--name", "two"]
+    given = [*begun, "--processes", "2", "--on", "ray"]
+    environment = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_worker_niceness": "0"}
+    made = command(*given, **environment)
+    assert made.returncode == 0, made.stderr
+    assert losses(tmp_path / "two") == pytest.approx(losses(alone), abs=1e-5)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["two"]
+    made = command("tune", rows_file, "--on", "rey", "--processes", "2")
+    assert made.returncode == 2 and "did you mean 'ray'" in made.stderr
+
+
+def test_a_worker_that_fails_ends_the_job_with_one_line(
+    rows_file: Path, still: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers where one has found another recipe in the folder of the run."""
+    trainers = pytest.importorskip("ray.train.torch")
+
+    class Trainer:
+        def __init__(self, work: Any, train_loop_config: dict[str, Any], **more: Any):
+            self.work, self.given = work, train_loop_config
+
+        def fit(self) -> None:
+            failed = RuntimeError("the job failed")
+            with pytest.raises(RuntimeError) as said:
+                self.work(self.given)
+            failed.worker_failures = {1: said.value, 2: RuntimeError("lost")}  # type: ignore[attr-defined]
+            raise failed
+
+    monkeypatch.setattr(trainers, "TorchTrainer", Trainer)
+    monkeypatch.setattr(cluster, "connect", lambda cpus: ray_of(4, 4))
+    given = recipe.make({"base": str(still), "rows": str(rows_file), "task": "classify", "budget": {"steps": 2}})
+    (tmp_path / "r" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "r" / "recipe.yaml").write_text(given.to_yaml(), encoding="utf-8")
+    other = {"splits": {name: {"indices": "", "fingerprint": ""} for name in ("train", "validation", "test")}}
+    (tmp_path / "r" / "data.json").write_text(json.dumps(other), encoding="utf-8")
+    with pytest.raises(
+        RunError, match=r"process 1 failed: .*rows are no longer those of the run.*--processes 2 --on ray"
+    ):
+        launch(given, tmp_path, "r", 2, force=False, resume=True, style="quiet", on="ray")
+
+
+def ray_of(*cpus: int) -> Any:
+    return SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {"CPU": float(c), "GPU": 1.0}} for c in cpus])
+
+
+def test_workers_share_the_machines_of_a_cluster() -> None:
+    nodes = ray_of(8, 6).nodes()
+    assert cluster._resources(nodes, 2) == {"use_gpu": True, "resources_per_worker": {"CPU": 6}}
+    assert cluster._resources(nodes, 5) == {"use_gpu": False, "resources_per_worker": {"CPU": 2}}
+    assert cluster._resources([*nodes, {"Alive": False, "Resources": {}}], 99)["resources_per_worker"] == {"CPU": 1}
 
 
 class Pretended(Processes):

@@ -32,6 +32,7 @@ Epochs = Annotated[float | None, typer.Option(help="Passes over the training row
 Steps = Annotated[int | None, typer.Option(help="Optimizer steps.")]
 Length = Annotated[int | None, typer.Option(help="Most tokens of a row.")]
 Source = Annotated[str, typer.Argument(metavar="ROWS|RECIPE", help="Rows, packaged:NAME, or a recipe (.yaml).")]
+On = Annotated[str, typer.Option(help="here, or ray (a cluster: set RAY_ADDRESS).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result.")]
 Exchange = Annotated[
     list[str], typer.Option(help="OLD=NEW: an earlier run that this one stands on, and the one that takes its place.")
@@ -134,6 +135,7 @@ def tune(
     audit: Annotated[bool, typer.Option("--audit", help="Measure what tuning broke, too.")] = False,
     memory: Annotated[str | None, typer.Option(help="Most memory, e.g. 2GB: the micro-batch is chosen to fit.")] = None,
     processes: Annotated[int, typer.Option(help="Processes that share every step's rows.", min=1)] = 1,
+    on: On = "here",
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
     name: Annotated[str | None, typer.Option(help="Name of the run; made from the rows if not given.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run of this name.")] = False,
@@ -160,7 +162,7 @@ def tune(
     _print(
         tune_here(
             recipe, out, name, force=force, resume=resume, style=style, as_json=json_, processes=processes,
-            decide=shots is not None and not resume,
+            on=on, decide=shots is not None and not resume,
         ), json_,
     )  # fmt: skip
 
@@ -461,7 +463,6 @@ def show(part: Annotated[str, typer.Argument(help="Name of a part.")], json_: Js
 
 Store = Annotated[Path, typer.Option(help="Folder of results; what is there is not computed again.")]
 Workers = Annotated[int, typer.Option(help="Trainings at a time; they share the cores.", min=1)]
-On = Annotated[str, typer.Option(help="here, or ray (a cluster: set RAY_ADDRESS).")]
 
 
 @app.command()

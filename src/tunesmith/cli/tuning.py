@@ -22,11 +22,13 @@ def tune_here(
     as_json: bool,
     decide: bool,
     processes: int = 1,
+    on: str = "here",
 ) -> Any:
     """Carry the recipe out, and give the report for the screen or as JSON.
 
     With ``decide``, prompt or head is chosen first by what is measured on the few rows; ``choice.json`` keeps it. With
-    several ``processes``, they share every step's rows; one that was started beside others shows nothing.
+    several ``processes``, they share every step's rows, ``on`` this machine or a Ray cluster; one that was started beside
+    others shows nothing.
     """
     from ..run.api import start
     from ..run.events import listener
@@ -38,7 +40,7 @@ def tune_here(
 
         choice = choose(recipe, listen=listener(style))
         recipe = choice.recipe
-    run = _several(recipe, out, name, processes, force=force, resume=resume, style=style)
+    run = _several(recipe, out, name, processes, on, force=force, resume=resume, style=style)
     run = run or start(recipe, out, name, listen=listener(style), force=force, resume=resume)
     if choice:
         write_json(run.folder / "choice.json", choice.to_dict())
@@ -63,7 +65,7 @@ def _check_together(name: str | None, processes: int, decide: bool) -> None:
 
 
 def _several(
-    recipe: Recipe, out: Path, name: str | None, processes: int, *, force: bool, resume: bool, style: str
+    recipe: Recipe, out: Path, name: str | None, processes: int, on: str, *, force: bool, resume: bool, style: str
 ) -> Any:
     """The run that several processes carried out; None where this one does it all, or is the first of several."""
     from ..engine.processes import is_first
@@ -73,12 +75,12 @@ def _several(
 
         carry_out(recipe, out / str(name), listen=lambda event: None, force=force, resume=resume)
         raise SystemExit(0)
-    if processes == 1:
+    if processes == 1 and on == "here":
         return None
     from ..run.launch import launch
     from ..run.opened import Run
 
-    return Run(launch(recipe, out, name, processes, force=force, resume=resume, style=style))
+    return Run(launch(recipe, out, name, processes, force=force, resume=resume, style=style, on=on))
 
 
 def plan(recipe: Recipe, as_json: bool) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import InputError, RunError, unknown
 from ..recipe import Recipe
+from ..run.cluster import connect
 from .identity import Identity
 from .result import Result
 from .store import Store
@@ -171,15 +172,7 @@ def ray(store: Store, jobs: list[Job], workers: int, threads: int) -> Outcomes:
 
     Every result comes back to the driver too, for workers that do not share its disk.
     """
-    try:
-        import ray as library
-    except ImportError:
-        raise InputError("--on ray needs Ray", fix="pip install 'tunesmith[ray]'") from None
-    if not library.is_initialized():
-        local: dict[str, Any] = (
-            {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers * threads, "include_dashboard": False}
-        )
-        library.init(log_to_driver=False, logging_level="ERROR", **local)
+    library = connect(workers * threads)
     run: Any = library.remote(num_cpus=threads, max_calls=1, max_retries=2)(_task)
     waiting = {run.remote(_payload(store, job, threads)): job for job in jobs}
     while waiting:

@@ -1,4 +1,4 @@
-"""Several processes of this machine carry out one recipe, and one of them that is gone ends them all."""
+"""Several processes carry out one recipe, here or on a Ray cluster, and one of them that is gone ends them all."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..engine.processes import GONE, SUPERVISED
-from ..errors import InputError, Interrupted, RunError, TunesmithError
+from ..errors import InputError, Interrupted, RunError, TunesmithError, unknown
 from ..recipe import Recipe, read
 from ..storage import atomic_file
 from .api import free_folder
@@ -26,7 +26,9 @@ from .sharded import check_sharded
 HOST = "127.0.0.1"
 
 
-def launch(recipe: Recipe, out: Path, name: str | None, count: int, *, force: bool, resume: bool, style: str) -> Path:
+def launch(
+    recipe: Recipe, out: Path, name: str | None, count: int, *, force: bool, resume: bool, style: str, on: str = "here"
+) -> Path:
     """Carry out a recipe with several processes; each step's rows are shared between them.
 
     Args:
@@ -36,7 +38,8 @@ def launch(recipe: Recipe, out: Path, name: str | None, count: int, *, force: bo
         count: how many processes.
         force: replace a run of this name.
         resume: go on with a run of this name.
-        style: how events are shown; see `events.listener`.
+        style: how events are shown; see `events.listener`. On a cluster they stand in ``events.jsonl`` only.
+        on: ``here`` or ``ray``; the machines of a cluster have to see the same files under the same names.
 
     Returns:
         The run's folder.
@@ -46,6 +49,8 @@ def launch(recipe: Recipe, out: Path, name: str | None, count: int, *, force: bo
         RunError: a process was killed or failed; what was saved can be resumed.
         Interrupted: SIGINT or SIGTERM; everything is saved.
     """
+    if on not in STARTERS:
+        raise unknown("place", on, STARTERS, where="--on")
     folder = out / name if name else free_folder(out, recipe)
     check_folder(folder, force, resume)
     check_sharded(recipe, count)
@@ -61,12 +66,12 @@ def launch(recipe: Recipe, out: Path, name: str | None, count: int, *, force: bo
         with atomic_file(path) as file:
             file.write(recipe.to_yaml())
         how = "resume" if resume else "force" if force else "begin"
-        _start([str(path), str(folder), style, how], count, folder, scratch)
+        STARTERS[on]([str(path), str(folder), style, how], count, folder, scratch)
     return folder
 
 
-def _start(arguments: list[str], count: int, folder: Path, scratch: str) -> None:
-    """Start the processes and wait for them."""
+def _here(arguments: list[str], count: int, folder: Path, scratch: str) -> None:
+    """Start the processes on this machine and wait for them."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std, start_processes
 
@@ -97,10 +102,7 @@ def _start(arguments: list[str], count: int, folder: Path, scratch: str) -> None
 
 def _failed(result: Any, folder: Path, asked: list[int], count: int) -> TunesmithError | SystemExit:
     """The error that says which process ended the others, and why."""
-    again = (
-        f"go on with: tunesmith tune {folder / 'recipe.yaml'} --out {folder.parent} --name {folder.name} --resume "
-        f"--processes {count}"
-    )
+    again = f"{_again(folder)} --processes {count}"
     if asked:
         return Interrupted(f"stopped; {again}", asked[0])
     ended = (GONE, -signal.SIGTERM)  # because another was gone
@@ -113,6 +115,23 @@ def _failed(result: Any, folder: Path, asked: list[int], count: int) -> Tunesmit
     said = Path(result.stderrs[rank]).read_text(encoding="utf-8").strip().splitlines() if rank else []
     why = said[-1].removeprefix("tunesmith: ") if said else f"exit code {failure.exitcode}"
     return RunError(f"process {rank} failed: {why}")
+
+
+def _again(folder: Path) -> str:
+    return f"go on with: tunesmith tune {folder / 'recipe.yaml'} --out {folder.parent} --name {folder.name} --resume"
+
+
+def _on_ray(arguments: list[str], count: int, folder: Path, scratch: str) -> None:
+    from . import cluster
+
+    path, _, _, how = arguments
+    try:
+        cluster.start(read(path), folder, count, how)
+    except RunError as error:
+        raise RunError(f"{error}; {_again(folder)} --processes {count} --on ray") from error.__cause__
+
+
+STARTERS: dict[str, Callable[[list[str], int, Path, str], None]] = {"here": _here, "ray": _on_ray}
 
 
 @contextmanager
