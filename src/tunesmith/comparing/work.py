@@ -166,7 +166,7 @@ def _training(events: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _flops(scored: Any, tokens: int) -> int | None:
-    """Floating-point operations of the training: PyTorch counts a few micro-batches, the rest go by their tokens."""
+    """Floating-point operations of the training: PyTorch counts a few rows, the rest go by their tokens."""
     from ..engine.loop import flops
 
     counted, seen = flops(scored.work)

@@ -757,8 +757,8 @@ def _reversible(optimizer: torch.optim.Optimizer) -> bool:
     return isinstance(optimizer, torch.optim.SGD) and plain
 
 
-def flops(work: Work, steps: int = 2) -> tuple[int, int]:
-    """Floating-point operations and tokens of a few steps' gradients, as PyTorch's own counter sees them.
+def flops(work: Work, rows: int = 4) -> tuple[int, int]:
+    """Floating-point operations and tokens of the gradient of a few rows of a step, as PyTorch's own counter sees them.
 
     Nothing moves. Counting slows a step down, so it is not done while training.
     """
@@ -769,8 +769,8 @@ def flops(work: Work, steps: int = 2) -> tuple[int, int]:
         pass
     if loop.stream:
         loop.stream.still = True
-    chosen = epoch_steps(work.rows.lengths, work.rows_per_step, seed=work.seed, epoch=0)[:steps]
+    step = epoch_steps(work.rows.lengths, work.rows_per_step, seed=work.seed, epoch=0)[0]
     with FlopCounterMode(display=False) as counter:
-        tokens = sum(loop._gradient(indices)[2] for indices in chosen)
+        tokens = loop._gradient(step[:: max(1, len(step) // rows)])[2]
     loop.optimizer.zero_grad(set_to_none=True)
     return counter.get_total_flops(), tokens
