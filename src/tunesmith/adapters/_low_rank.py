@@ -47,7 +47,7 @@ class LowRank(Adapter):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         A, B = self.factors()
-        return y + self.scale * (self.dropout(x) @ A.T @ B.T)
+        return added(y, self.scale * (self.dropout(x) @ A.T), B)
 
     def low_rank(self) -> tuple[Tensor, Tensor]:
         """The update over ``scale`` as two matrices: plain LoRA's, for those who know no other."""
@@ -89,11 +89,19 @@ class Anchored(LowRank):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         A, B = self.factors()
-        return y + self.scale * (self.dropout(x) @ A.T @ B.T - x @ self.A0.T @ self.B0.T)
+        moved, start = self.scale * (self.dropout(x) @ A.T), self.scale * (x @ self.A0.T)
+        return y + (moved @ B.T - start @ self.B0.T)
 
     def low_rank(self) -> tuple[Tensor, Tensor]:
         A, B = self.factors()
         return torch.cat([A, self.A0]), torch.cat([B, -self.B0], dim=1)
+
+
+def added(y: Tensor, inner: Tensor, B: Tensor) -> Tensor:
+    """``y + inner @ B.T`` in one pass over the outputs, which are far more numbers than ``inner``."""
+    if y.dtype != inner.dtype:
+        return y + inner @ B.T
+    return torch.addmm(y.flatten(0, -2), inner.flatten(0, -2), B.T).view(y.shape)
 
 
 class Together(nn.Module):

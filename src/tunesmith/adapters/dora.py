@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..models.anatomy import Site
-from ._low_rank import LowRank, dense
+from ._low_rank import LowRank, added, dense
 
 
 class DoRA(LowRank):
@@ -24,8 +25,8 @@ class DoRA(LowRank):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         norm = (dense(self.site) + self.scale * (self.B @ self.A).detach()).norm(dim=1)
         ratio = self.length / norm
-        linear = y if self.site.bias is None else y - self.site.bias
-        return y + (ratio - 1) * linear + ratio * self.scale * (self.dropout(x) @ self.A.T @ self.B.T)
+        turned = y * ratio if self.site.bias is None else torch.addcmul((1 - ratio) * self.site.bias, y, ratio)
+        return added(turned, self.scale * (self.dropout(x) @ self.A.T), ratio[:, None] * self.B)
 
     def to_peft(self) -> dict[str, bool]:
         return {"use_dora": True}
