@@ -400,6 +400,20 @@ def test_what_only_looks_loads_no_torch(arguments: list[str]) -> None:
     assert made.stdout and made.stderr.strip().endswith("False False")
 
 
+def test_data_answers_the_same_before_the_command_line_is_loaded(
+    rows_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tunesmith.cli import _carry_out
+    from tunesmith.cli.commands import run
+
+    said = [
+        (carry_out(["data", str(file)]), *capsys.readouterr())
+        for carry_out in (_carry_out, run)
+        for file in (rows_file, "nowhere.csv")
+    ]
+    assert said[:2] == said[2:] and [code for code, _, _ in said[:2]] == [0, 2] and "240 rows" in said[0][1]
+
+
 def test_data_and_recipe_checks_load_no_torch(rows_file: Path) -> None:
     script = "import sys; from tunesmith.cli.commands import run; run(sys.argv[1:]); import tunesmith.recipe; tunesmith.recipe.make({'rows': 'x', 'adapter': 'lora'}); print('torch' in sys.modules)"
     made = subprocess.run(

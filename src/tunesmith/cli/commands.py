@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError, TunesmithError
+from ..errors import InputError
+from .screen import fail, outcome, show_result
 
 PLAIN: Any = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
 """How the program shows itself: one line an error, no colours in help."""
@@ -46,16 +47,13 @@ _CLICK_ERROR: Any = typer.BadParameter.__mro__[2]
 def run(arguments: list[str]) -> int:
     """Carry out a command line; returns the exit code. Every error of the user's is one line on stderr."""
     try:
-        result = _asked(arguments)(arguments, prog_name="tunesmith", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except (typer.Abort, KeyboardInterrupt):
-        return _fail("interrupted", 130)
-    except TunesmithError as error:
-        return _fail(str(error), error.exit_code)
+        return outcome(lambda: _asked(arguments)(arguments, prog_name="tunesmith", standalone_mode=False))
+    except typer.Abort:
+        return fail("interrupted", 130)
     except _CLICK_ERROR as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "tunesmith"
-        return _fail(f"{error.format_message()} See '{command} --help'.", 2)
+        return fail(f"{error.format_message()} See '{command} --help'.", 2)
 
 
 def _asked(arguments: list[str]) -> typer.Typer:
@@ -67,21 +65,6 @@ def _asked(arguments: list[str]) -> typer.Typer:
     small.callback()(lambda: None)
     small.registered_commands = asked
     return small
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"tunesmith: {' '.join(message.split())}", file=sys.stderr)
-    return code
-
-
-def _print(value: Any, as_json: bool) -> None:
-    """A result on stdout: JSON for machines, else a rich table or text."""
-    if as_json:
-        print(json.dumps(value, indent=2, default=str, ensure_ascii=False))
-    else:
-        from rich.console import Console
-
-        Console().print(value)
 
 
 def _pairs(option: str, given: list[str]) -> dict[str, str]:
@@ -156,10 +139,10 @@ def tune(
         changes |= {"budget.epochs": 20.0, "batch.rows": 8}  # three passes over a few rows are a handful of steps
     recipe = _recipe(source, changes)
     if dry_run:
-        _print(plan(recipe, json_), json_)
+        show_result(plan(recipe, json_), json_)
         return
     style = "json" if json_ else "quiet" if quiet else "auto"
-    _print(
+    show_result(
         tune_here(
             recipe, out, name, force=force, resume=resume, style=style, as_json=json_, processes=processes,
             on=on, decide=shots is not None and not resume,
@@ -281,7 +264,7 @@ def improve(
         "judge.unit_tests.allow": "confined" if run_code else None,
     })  # fmt: skip
     style = "json" if json_ else "quiet" if quiet else "auto"
-    _print(
+    show_result(
         improve_here(
             source, rows, options, out=out, name=name, force=force, resume=resume, style=style, as_json=json_
         ), json_,
@@ -309,7 +292,7 @@ def self_train(
 
     options = _changes(set_, [], {"label.rows": unlabelled, "label.rounds": rounds, "seed": seed})
     style = "json" if json_ else "quiet" if quiet else "auto"
-    _print(
+    show_result(
         self_train_here(source, options, out=out, name=name, force=force, resume=resume, style=style, as_json=json_),
         json_,
     )
@@ -355,7 +338,7 @@ def prompts(
     if source.endswith((".yaml", ".yml")):
         named = {"base": base, "rows.shots": shots, "seed": seed}
     recipe = _recipe(source, {**{k: v for k, v in named.items() if v is not None}, **_changes(set_, column, {})})
-    _print(prompts_here(recipe, templates, words, write, as_json=json_), json_)
+    show_result(prompts_here(recipe, templates, words, write, as_json=json_), json_)
 
 
 @app.command()
@@ -370,7 +353,7 @@ def evaluate(
     from .show import scores_table
 
     result = open_run(run, exchange=_pairs("--exchange", exchange)).evaluate(rows)
-    _print(result if json_ else scores_table(result), json_)
+    show_result(result if json_ else scores_table(result), json_)
 
 
 @app.command()
@@ -388,7 +371,7 @@ def audit(
     from .show import audit_table
 
     found = open_run(run).audit(names, changes=_changes(set_, [], {}))
-    _print(found if json_ else audit_table(found), json_)
+    show_result(found if json_ else audit_table(found), json_)
 
 
 @app.command()
@@ -396,7 +379,7 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")], json_:
     """Show the report of a run again."""
     from .show import report_of
 
-    _print(report_of(run, json_), json_)
+    show_result(report_of(run, json_), json_)
 
 
 @app.command()
@@ -426,10 +409,10 @@ def data(
     from .show import packaged_rows, rows_found
 
     if source is None:
-        _print(packaged_rows(json_), json_)
+        show_result(packaged_rows(json_), json_)
         return
     columns = {k.removeprefix("rows.columns."): v for k, v in _changes([], column, {}).items()}
-    _print(rows_found(source, task, columns, base, json_), json_)
+    show_result(rows_found(source, task, columns, base, json_), json_)
 
 
 @app.command()
@@ -437,7 +420,7 @@ def models(json_: Json = False) -> None:
     """List the packaged base models."""
     from .show import packaged_bases
 
-    _print(packaged_bases(json_), json_)
+    show_result(packaged_bases(json_), json_)
 
 
 @app.command()
@@ -450,7 +433,7 @@ def parts(
     """List the parts: every technique, with its settings and its source."""
     from .show import parts_table
 
-    _print(parts_table(kind, json_), json_)
+    show_result(parts_table(kind, json_), json_)
 
 
 @app.command()
@@ -458,7 +441,7 @@ def show(part: Annotated[str, typer.Argument(help="Name of a part.")], json_: Js
     """Show one part: what it does, its settings and its source."""
     from .show import part_page
 
-    _print(part_page(part, json_), json_)
+    show_result(part_page(part, json_), json_)
 
 
 Store = Annotated[Path, typer.Option(help="Folder of results; what is there is not computed again.")]
@@ -509,11 +492,11 @@ def compare(
         store=store,
     )  # fmt: skip
     if json_:
-        _print({"folder": str(folder), **values}, json_)
+        show_result({"folder": str(folder), **values}, json_)
         return
     from ..comparing.report import render_terminal
 
-    _print(render_terminal(values), False)
+    show_result(render_terminal(values), False)
     print(f"kept in {folder}: report.html, comparison.json")
 
 
@@ -527,7 +510,7 @@ def arena_list(context: typer.Context, json_: Json = False) -> None:
     from .evidence import arena_tasks
 
     if context.invoked_subcommand is None:
-        _print(arena_tasks(json_), json_)
+        show_result(arena_tasks(json_), json_)
 
 
 @arena_app.command("tune")
@@ -540,7 +523,7 @@ def arena_tune(store: Store = Path("claims/store"), on: On = "here", workers: Wo
 
     found = arena.tune_rates(Results(store), on=on, workers=workers, hear=say(False))
     write_json(arena.RATES, found)
-    _print(found["rates"], True)
+    show_result(found["rates"], True)
 
 
 @arena_app.command("run")
@@ -559,13 +542,13 @@ def arena_run(
     named = with_.split(",")
     done = evidence.arena_run(tasks or [], seeds, named, evidence.say(json_), on=on, workers=workers, store=store)
     if json_:
-        _print({name: compared.to_dict() for name, compared in done.items()}, True)
+        show_result({name: compared.to_dict() for name, compared in done.items()}, True)
         return
     from ..comparing.report import render_terminal
 
     for name, compared in done.items():
         print(name)
-        _print(render_terminal(compared.to_dict()), False)
+        show_result(render_terminal(compared.to_dict()), False)
 
 
 claims_app = typer.Typer(help="Claims of papers, as experiments that anyone can run again.")
@@ -583,14 +566,14 @@ def claims(context: typer.Context, folder: Folder = None, json_: Json = False) -
         return
     where = evidence.claims_folder(folder)
     if json_:
-        _print(evidence.claims_json(where), True)
+        show_result(evidence.claims_json(where), True)
         return
     from ..claims.claim import every
     from ..claims.page import claims_table
     from ..claims.settle import stored
 
     found = every(where)
-    _print(claims_table(found, {name: stored(where, claim) for name, claim in found.items()}), False)
+    show_result(claims_table(found, {name: stored(where, claim) for name, claim in found.items()}), False)
 
 
 @claims_app.command("run")
@@ -612,7 +595,7 @@ def claims_run(
         claim, result, said = evidence.run_claim(
             stem, where, store or where / "store", evidence.say(json_), on=on, workers=workers
         )
-        _print(result if json_ else render_claim(claim, result), json_)
+        show_result(result if json_ else render_claim(claim, result), json_)
         if not json_:
             print(said)
 
@@ -634,10 +617,10 @@ def claims_show(
     found = [find(where, name)] if plot else of_paper(where, name)
     results = {claim.stem: stored(where, claim) for claim in found}
     if json_:
-        _print([{"claim": stem, "result": result} for stem, result in results.items()], json_)
+        show_result([{"claim": stem, "result": result} for stem, result in results.items()], json_)
         return
     for claim in found:
-        _print(render_claim(claim, results[claim.stem], plot=plot), False)
+        show_result(render_claim(claim, results[claim.stem], plot=plot), False)
 
 
 @claims_app.command("check")
@@ -662,4 +645,4 @@ def doctor(json_: Json = False) -> None:
     """Check this machine: versions, device, precision, caches, extras."""
     from .show import doctor_table
 
-    _print(doctor_table(json_), json_)
+    show_result(doctor_table(json_), json_)
