@@ -21,7 +21,7 @@ from tunesmith.errors import InputError
 from tunesmith.improving import api, plan, rounds
 from tunesmith.improving.asking import Asker, task_of
 from tunesmith.improving.writer import Writer
-from tunesmith.judges import Question
+from tunesmith.judges import Question, Verdict
 from tunesmith.makers import Answer, Pair
 from tunesmith.recipe import make as make_recipe
 
@@ -190,6 +190,7 @@ def test_it_goes_on_only_with_what_it_began_with(whole: Improved, tmp_path: Path
 
 OVER: dict[str, dict[str, Any]] = {
     "rest-em": {"maker.select.least": 0.0}, "rft": {"maker.select.least": 0.0}, "facttune": {"maker.pairs.gold": True},
+    "better-together": {"maker.select.least": 0.0},
     "leti": {"judge.unit_tests.allow": "confined", "prompts": 4},
 }  # fmt: skip
 
@@ -198,7 +199,7 @@ OVER: dict[str, dict[str, Any]] = {
 def test_every_shipped_way_runs_for_a_step(path: Path, bases: dict[str, Path], tmp_path: Path) -> None:
     changes = {
         "base": str(bases["llama"]), "rows.train": table(16), "budget.steps": 1, "budget.epochs": None, "batch.rows": 2,
-        "rounds": 1, "tokens": 4, "prompts": 12, "checks.rows": 2, "length.over": "truncate", **OVER.get(path.stem, {}),
+        "rounds": min(1, plan.read(path).improve.rounds), "tokens": 4, "prompts": 12, "checks.rows": 2, "length.over": "truncate", **OVER.get(path.stem, {}),
     }  # fmt: skip
     if plan.read(path).improve.samples > 1:
         changes["samples"] = 2
@@ -206,10 +207,69 @@ def test_every_shipped_way_runs_for_a_step(path: Path, bases: dict[str, Path], t
         changes["judge.semantic_entropy.base"] = str(bases["bert"])
     made = plan.read(path, changes)
     done = api.start(made, tmp_path / "a", lambda event: None)
+    assert done.results["scores"][0]["test"]["rows"] > 0
+    if not made.improve.rounds:
+        with pytest.raises(InputError, match="no round was tuned"):
+            _ = done.run
+        return
     (facts,) = done.results["rounds"]
     assert facts["rows"] > 0 and facts["pairs"] == made.improve.maker.part.load().pairs
     assert (done.run.folder / "report.json").exists()
     assert done.results["scores"][1]["test"]["rows"] > 0
+
+
+@pytest.mark.parametrize("rounds_", [0, 1])
+def test_demonstrations_are_searched_for_each_model(rounds_: int, bases: dict[str, Path], tmp_path: Path) -> None:
+    """Every answer counts as right: what is kept are the model's own, and the rows that are made have no demonstrations."""
+    options = {**SETTINGS, "judge": {"likelihood": {}}, "check": {"likelihood": {}}, "rounds": rounds_, "start": "base",
+               "framing": {"demonstrations": {"count": 1, "draws": 2, "pool": 3}}}  # fmt: skip
+    rows = table(16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tunesmith.judges.likelihood.Likelihood.__call__", all_right)
+        patch.setattr("tunesmith.judges.likelihood.Likelihood.measures", True)
+        done = improve(str(bases["llama"]), rows, out=tmp_path, name="a", **options)
+        assert improve(done.folder, resume=True).results == done.results
+    places = sorted(done.folder.glob("round-*/framing.json"))
+    assert [p.parent.name for p in places] == [f"round-{n}" for n in range(rounds_ + 1)]
+    assert all(json.loads(p.read_text(encoding="utf-8"))["kept"] == [] for p in places)  # none is better than no gain
+    assert len(done.results["scores"]) == rounds_ + 1
+    if rounds_:
+        made = lines(done.folder / "round-1" / "rows.jsonl")
+        assert {row["prompt"] for row in made} <= {row["prompt"] for row in rows}
+
+
+def all_right(judge: Any, questions: Any, bench: Any) -> Any:
+    return [[Verdict(1.0) for _ in q.samples] for q in questions]
+
+
+def test_votes_are_of_answers_with_the_evidence_before_the_prompt(bases: dict[str, Path], tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+    answer = Writer.answer
+
+    def heard(self: Writer, rows: Any, sampling: Any) -> Any:
+        asked.append([row["prompt"] for row in rows])
+        return answer(self, rows, sampling)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Writer, "answer", heard)
+        given = {
+            **SETTINGS,
+            "judge": "exact_match",
+            "rounds": 0,
+            "framing": {"evidence": {"ask": "Say why.", "votes": 3}},
+        }
+        done = improve(str(bases["llama"]), table(16), out=tmp_path, name="a", **given)
+    evidence, voted = asked[:2]
+    assert all(one.endswith("\nSay why.") for one in evidence)
+    assert all(two.endswith(one.removesuffix("\nSay why.")) for one, two in zip(evidence, voted, strict=True))
+    assert done.results["rounds"] == [] and done.results["best"] == 0
+
+
+def test_a_search_needs_somebody_who_scores(bases: dict[str, Path], tmp_path: Path) -> None:
+    rows = [{"prompt": row["prompt"]} for row in table(16)]
+    given = {**SETTINGS, "judge": "self_consistency", "check": None, "framing": "demonstrations"}
+    with pytest.raises(InputError, match="Demonstrations tries itself out on held-out rows that nobody can score"):
+        improve(str(bases["llama"]), rows, out=tmp_path, name="a", **given)
 
 
 def test_the_recipes_of_stages_run_one_after_the_other(bases: dict[str, Path], tmp_path: Path) -> None:

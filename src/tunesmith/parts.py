@@ -36,6 +36,7 @@ KINDS = {
     "experiment": "experiments",
     "judge": "judges",
     "maker": "makers",
+    "framing": "framings",
 }
 """Kind -> folder of this package."""
 

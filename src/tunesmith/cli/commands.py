@@ -240,7 +240,7 @@ def improve(
     judge: Annotated[str | None, typer.Option(help="Who says what an answer is worth (see `parts judge`).")] = None,
     maker: Annotated[str | None, typer.Option(help="What becomes of the verdicts (see `parts maker`).")] = None,
     like: Annotated[str | None, typer.Option(help="A published way, e.g. rest_em, s3ft, leti, facttune.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Most rounds.", min=1)] = None,
+    rounds: Annotated[int | None, typer.Option(help="Most rounds; 0 only scores.", min=0)] = None,
     samples: Annotated[int | None, typer.Option(help="Answers to each prompt.", min=0)] = None,
     tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer.", min=1)] = None,
     column: Annotated[list[str], typer.Option(help="ROLE=COLUMN, e.g. prompt=question.")] = [],  # noqa: B006

@@ -30,7 +30,7 @@ def rounds_table(results: dict[str, Any]) -> Any:
     from rich.table import Table
 
     table = Table(
-        title="score of one answer to each held-out prompt, 95 % intervals", box=box.SIMPLE, title_justify="left"
+        title="score of the answer to each held-out prompt, 95 % intervals", box=box.SIMPLE, title_justify="left"
     )
     for heading in ("round", "samples", "mean score", "rows made", "validation", "test", "test against before"):
         table.add_column(heading)

@@ -44,7 +44,13 @@ class Improved:
 
     @property
     def run(self) -> Run:
-        """The run of the best round by the validation rows; of the first where none was better than what was there."""
+        """The run of the best round by the validation rows; of the first where none was better than what was there.
+
+        Raises:
+            InputError: nothing was tuned.
+        """
+        if not self.results["rounds"]:
+            raise InputError("no round was tuned", where=self.folder, expected="an improvement of 1 round or more")
         return Run(self.folder / f"round-{max(1, self.results['best'])}" / "run")
 
 

@@ -43,7 +43,10 @@ class Improve(BaseModel):
     maker: Annotated[Chosen, _one("maker")] = Field(
         default="select", validate_default=True, description="what becomes of judged answers"
     )
-    rounds: Count = Field(default=1, description="most rounds")
+    framing: Annotated[Chosen | None, _one("framing")] = Field(
+        default=None, description="how prompts are put to the model; None as they are"
+    )
+    rounds: Whole = Field(default=1, description="most rounds; 0 only scores what is there")
     samples: Whole = Field(default=4, description="answers to each prompt; 0 judges the rows' own")
     temperature: NonNegative = Field(default=1.0, description="0 takes the likeliest token each time")
     top_p: Share = Field(default=1.0, description="share of the probability that is drawn from")

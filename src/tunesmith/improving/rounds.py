@@ -17,7 +17,9 @@ from ..engine.generate import Sampling
 from ..errors import InputError, Interrupted
 from ..evaluation.answers import Answers, Measured
 from ..evaluation.intervals import bootstrap, measure
+from ..framings import Framing, Kept
 from ..judges import Judge, Question, Verdict
+from ..judges.self_consistency import SelfConsistency
 from ..makers import Judged, Maker
 from ..parts import find
 from ..recipe import Recipe
@@ -64,12 +66,14 @@ class Rounds:
     rows: dict[str, list[Row]]
     judge: Judge = field(init=False)
     maker: Maker = field(init=False)
+    framing: Framing | None = field(init=False)
     check: Judge | None = field(init=False)
     trust: dict[str, Judge] = field(init=False)
     _writers: dict[int, Writer] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.judge, self.maker = self.plan.improve.judge.build(), self.plan.improve.maker.build()
+        self.framing = self.plan.improve.framing.build() if self.plan.improve.framing else None
         self.asker = Asker(self.task)
         self.check = self._check()
         self.trust = {chosen.name: chosen.build() for chosen in self.plan.improve.trust}
@@ -97,6 +101,11 @@ class Rounds:
             judge.check(every)
             self._need(judge.needs_reference, type(judge).__name__, every)
         self._need(self.maker.needs_reference or not self.plan.improve.samples, type(self.maker).__name__, every)
+        if self.framing and self.framing.searches and not (self.check and self.rows["validation"]):
+            raise InputError(
+                f"{type(self.framing).__name__} tries itself out on held-out rows that nobody can score",
+                where="improve.framing", expected="validation rows with answers, or improve.check",
+            )  # fmt: skip
         scored = [self.score(0)]
         done: list[dict[str, Any]] = []
         stopped = f"all {self.plan.improve.rounds} rounds are done"
@@ -111,7 +120,7 @@ class Rounds:
             if why := self._no_gain(scored):
                 stopped = f"stopped after round {number}: {why}"
                 break
-        if not done:
+        if not done and self.plan.improve.rounds:
             raise InputError(
                 stopped, where=self.folder, fix="give more prompts or samples, or a maker that asks for less"
             )
@@ -195,7 +204,7 @@ class Rounds:
             some = rows[start : start + AT_A_TIME]
             place = self._place(number) / "samples" / f"{start:06}.jsonl"
             if not place.exists():
-                written = self.writer(number - 1).answer([self._asked(row, number - 1) for row in some], sampling)
+                written = self.writer(number - 1).answer(self._put(some, number - 1), sampling)
                 _write_lines(
                     place, ({"prompt": self.asker.prompt(r), "texts": t} for r, t in zip(some, written, strict=True))
                 )
@@ -215,6 +224,26 @@ class Rounds:
     def _asked(self, row: Row, by: int) -> Row:
         """A row as it is put to the model of a round, which may have learnt to be asked in a form of its own."""
         return self.asker.asking(row, self.maker.ask(self.asker.prompt(row))) if by else row
+
+    def _put(self, rows: Sequence[Row], by: int) -> list[Row]:
+        """Rows as they are put to the model of a round: in the form that it has learnt, and in a frame."""
+        asked = [self._asked(row, by) for row in rows]
+        return asked if self.framing is None else self.framed(asked, by, self._kept(by))
+
+    def framed(self, rows: Sequence[Row], by: int, kept: Kept) -> list[Row]:
+        """Rows in the frame that shows what is kept."""
+        assert self.framing is not None
+        prompts = self.framing([self.asker.prompt(row) for row in rows], kept, _Trial(self, by))
+        return [self.asker.asking(row, prompt) for row, prompt in zip(rows, prompts, strict=True)]
+
+    def _kept(self, by: int) -> Kept:
+        """What the framing found out for the model of a round."""
+        assert self.framing is not None
+        place = self._place(by) / "framing.json"
+        if not place.exists():
+            write_json(place, {"kept": self.framing.settle(_Trial(self, by))})
+        kept: Kept = _read_json(place)["kept"]
+        return kept
 
     def _seed(self, number: int) -> int:
         return self.plan.recipe.seed * 100_003 + number
@@ -290,14 +319,13 @@ class Rounds:
         return _read_json(place)
 
     def _held_out(self, number: int, name: str) -> np.ndarray:
-        """The score of one answer to each held-out row, always the likeliest token, shape (rows,)."""
+        """The score of the answer to each held-out row, shape (rows,): always the likeliest token, or the framing's vote."""
         assert self.check is not None
         place = self._place(number) / f"said-{name}.jsonl"
         rows = self.rows[name]
         if not place.exists() and rows:
             writer = self.writer(number)
-            asked = [self._asked(row, number) for row in rows]
-            texts = [one for (one,) in writer.answer(asked, Sampling(self.plan.improve.tokens))]
+            texts = self._answers(self._put(rows, number), number)
             questions = [self.asker.question(r, [self.maker.said(t)]) for r, t in zip(rows, texts, strict=True)]
             verdicts = self.check(questions, writer)
             _write_lines(place, (
@@ -306,24 +334,43 @@ class Rounds:
             ))  # fmt: skip
         return np.array([line["score"] for line in _read_lines(place)]) if rows else np.zeros(0)
 
+    def _answers(self, rows: Sequence[Row], number: int) -> list[str]:
+        """One answer to each row as it is put to the model."""
+        writer, votes = self.writer(number), self.framing.votes if self.framing else 1
+        if votes == 1:
+            return [one for (one,) in writer.answer(rows, Sampling(self.plan.improve.tokens))]
+        questions = self._samples(number, rows, votes)
+        verdicts = SelfConsistency()(questions, writer)
+        return [
+            q.samples[max(range(votes), key=lambda i: v[i].score)] for q, v in zip(questions, verdicts, strict=True)
+        ]
+
+    def value(self, number: int, kept: Kept) -> float:
+        """The mean score on the validation rows of the model of a round, with what is kept in every frame."""
+        assert self.check is not None
+        rows = self.rows["validation"]
+        texts = self._answers(self.framed([self._asked(row, number) for row in rows], number, kept), number)
+        questions = [self.asker.question(r, [self.maker.said(t)]) for r, t in zip(rows, texts, strict=True)]
+        return float(np.mean([v.score for (v,) in self.check(questions, self.writer(number))]))
+
     def _trust(self, number: int, name: str, values: np.ndarray) -> dict[str, Any]:
         """How well each judge of trust tells right held-out answers, those of score 1 and more, from the others."""
         place = self._place(number) / f"trust-{name}.jsonl"
         if not place.exists():
-            writer, rows = self.writer(number), [self._asked(row, number) for row in self.rows[name]]
+            writer, rows = self.writer(number), self._put(self.rows[name], number)
             said = [self.maker.said(line["text"]) for line in _read_lines(self._place(number) / f"said-{name}.jsonl")]
             one = [self.asker.question(row, [text]) for row, text in zip(rows, said, strict=True)]
-            many = self._samples(number, rows) if any(j.compares for j in self.trust.values()) else one
+            count = self.plan.improve.samples if self.plan.improve.samples > 1 else TRUST_SAMPLES
+            many = self._samples(number, rows, count) if any(j.compares for j in self.trust.values()) else one
             found = {who: judge(many if judge.compares else one, writer) for who, judge in self.trust.items()}
             means = {who: [float(np.mean([v.score for v in vs])) for vs in all_] for who, all_ in found.items()}
             _write_lines(place, (dict(zip(means, row, strict=True)) for row in zip(*means.values(), strict=True)))
         lines = _read_lines(place)
         return {who: _told_apart(values >= 1, [line[who] for line in lines]) for who in self.trust}
 
-    def _samples(self, number: int, rows: Sequence[Row]) -> list[Question]:
+    def _samples(self, number: int, rows: Sequence[Row], count: int) -> list[Question]:
         """Held-out prompts, as they are asked, with several samples each."""
         plan = self.plan.improve
-        count = plan.samples if plan.samples > 1 else TRUST_SAMPLES
         sampling = Sampling(plan.tokens, plan.temperature or 1.0, plan.top_p, self._seed(number), count)
         texts = self.writer(number).answer(rows, sampling)
         return [self.asker.question(r, [self.maker.said(t) for t in said]) for r, said in zip(rows, texts, strict=True)]
@@ -386,6 +433,45 @@ class _Desk:
     def judge(self, questions: Sequence[Question]) -> list[list[Verdict]]:
         """What the judge of the plan says."""
         return self.rounds.judge(questions, self.rounds.writer(self.number - 1))
+
+
+@dataclass
+class _Trial:
+    """What a framing may ask for while it settles: the model of a round, and rows."""
+
+    rounds: Rounds
+    number: int
+
+    def write(self, prompts: Sequence[str]) -> list[str]:
+        """What the model says to each prompt, always the likeliest token."""
+        rounds = self.rounds
+        rows = [rounds.asker.asking(rounds.rows["train"][0], prompt) for prompt in prompts]
+        return [t for (t,) in rounds.writer(self.number).answer(rows, Sampling(rounds.plan.improve.tokens))]
+
+    def examples(self, most: int) -> Kept:
+        """Training prompts that the model answers right by itself, with its answers; of so many at most."""
+        rounds, every = self.rounds, self.rounds.rows["train"]
+        rows = [every[i] for i in self.draw(min(most, len(every)), len(every))]
+        prompts = [rounds.asker.prompt(rounds._asked(row, self.number)) for row in rows]
+        questions = [
+            rounds.asker.question(r, [rounds.maker.said(t)]) for r, t in zip(rows, self.write(prompts), strict=True)
+        ]
+        assert rounds.check is not None
+        verdicts = rounds.check(questions, rounds.writer(self.number))
+        return [
+            {"prompt": prompt, "answer": q.samples[0]}
+            for prompt, q, (v,) in zip(prompts, questions, verdicts, strict=True) if v.score >= 1
+        ]  # fmt: skip
+
+    def value(self, kept: Kept) -> float:
+        """The mean score on the validation rows of what is kept."""
+        return self.rounds.value(self.number, kept)
+
+    def draw(self, count: int, of: int) -> list[int]:
+        """So many different places below ``of``, by the seed; other ones each time."""
+        self._drawn = getattr(self, "_drawn", 0) + 1
+        seed = f"{self.rounds.plan.recipe.seed}|{self.number}|{self._drawn}"
+        return random.Random(seed).sample(range(of), count)
 
 
 def begin(plan: Improvement, folder: Path, listen: Listener) -> Rounds:
