@@ -15,7 +15,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-_CONTEXT = multiprocessing.get_context("forkserver")
+_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+_CONTEXT = multiprocessing.get_context(_METHOD)
 _CONTEXT.set_forkserver_preload([
     "torch", "transformers", "transformers.models.bert.modeling_bert", "sklearn.linear_model", "tunesmith.run.opened",
     "tunesmith.run.api", "tunesmith.comparing.api", "tunesmith.cli.commands",
