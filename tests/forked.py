@@ -100,6 +100,7 @@ def check_here(module: str, *arguments: str) -> subprocess.CompletedProcess[str]
 def _run(program: str, arguments: list[str], folder: str, environment: dict[str, str], out: str, err: str) -> None:
     from tunesmith.run import carry_out
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

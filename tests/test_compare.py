@@ -353,9 +353,10 @@ def test_killed_drivers_lose_nothing_and_two_at_once_double_nothing(compared: Co
     finished: dict[str, str] = {}
     for number in range(2):
         driver = spawn(files, store, tmp_path / f"killed{number}")
-        until = time.time() + draw.uniform(6, 14)
-        while time.time() < until and driver.poll() is None:
-            time.sleep(0.1)
+        while len(list(store.rglob("*/*.json"))) <= number and driver.poll() is None:
+            time.sleep(0.05)
+        time.sleep(draw.uniform(0, 1))
+        assert driver.poll() is None, "it ended before it could be killed"
         driver.kill()
         driver.wait()
         for path in store.rglob("*/*.json"):
