@@ -54,16 +54,18 @@ def arena_table(comparisons: Mapping[str, Mapping[str, Any]]) -> str:
         "memory",
         "training",
         "operations",
+        "commit",
     )
     lines = [cells(*headings), "|---" * len(headings) + "|"]
     for task, found in comparisons.items():
         name, before = found["metric"], found["before"]
-        lines.append(cells(task, before["name"], name.replace("_", " "), score(name, before["score"]), *[""] * 5))
+        lines.append(cells(task, before["name"], name.replace("_", " "), score(name, before["score"]), *[""] * 6))
         for recipe in found["recipes"]:
             against = pair(found, recipe["name"], before["name"])
             costs = (cost(k, recipe["cost"].get(k)) for k in ("trainable", "peak_bytes", "training_seconds", "flops"))
             mean, said = score(name, recipe["score"]), called(name, against) if against else ""
-            lines.append(cells(task, recipe["name"], name.replace("_", " "), mean, said, *costs))
+            commits = ", ".join(recipe.get("commits", ()))
+            lines.append(cells(task, recipe["name"], name.replace("_", " "), mean, said, *costs, commits))
     return "\n".join([*lines, "", *(_arena_notes(comparisons))])
 
 
@@ -72,10 +74,12 @@ def _arena_notes(comparisons: Mapping[str, Mapping[str, Any]]) -> list[str]:
     about = first["environment"]
     packages = ", ".join(f"{k} {v}" for k, v in about.get("packages", {}).items() if k in ("torch", "transformers"))
     power = [f"- {task}: {found['power']}" for task, found in comparisons.items()]
+    seeds, level = ", ".join(map(str, first["seeds"])), 100 * first["level"]
     return [
-        f"{len(first['seeds'])} seeds ({', '.join(map(str, first['seeds']))}), {100 * first['level']:g} % intervals over seeds "
-        f"and held-out rows, p-values corrected within a task; costs are medians over the seeds. {machine_of(first)}, "
-        f"Python {about.get('python')}, {packages}, commit {about.get('commit')}.", "", "What these seeds can see:", "", *power,
+        f"{len(first['seeds'])} seeds ({seeds}), {level:g} % intervals over seeds and held-out rows, p-values corrected in a "
+        "task; costs are medians over the seeds. The engine has become faster: times compare between rows of about one commit. "
+        f"{machine_of(first)}, Python {about.get('python')}, {packages}.",
+        "", "What these seeds can see:", "", *power,
     ]  # fmt: skip
 
 

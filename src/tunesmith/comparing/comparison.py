@@ -136,6 +136,7 @@ class Comparison:
                     "name": name, "technique": technique_of(found[0].recipe), "score": asdict(self.score(name)),
                     "values": [r.score for r in found], "scores": [dict(r.scores) for r in found],
                     "cost": self.cost(name), "recipe": found[0].recipe, "audit": [r.audit for r in found],
+                    "commits": sorted({str(r.environment["commit"]) for r in found if r.environment.get("commit")}),
                 }
                 for name, found in self.results.items()
             ],
