@@ -86,11 +86,12 @@ def test_a_run_with_pairs_learns_to_prefer(bases: dict[str, Path], tmp_path: Pat
     run = tune(
         rows=pair_rows(), base=str(bases["llama"]), out=tmp_path, name="pairs", adapter={"lora": {"rank": 4}},
         optimizer=["clip_norm", {"adamw": {"lr": 0.02}}], budget={"steps": 12, "epochs": None}, batch={"rows": 8},
+        precision="fp32",  # in bf16 attention rounds otherwise where nothing is trained
     )  # fmt: skip
     report = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
     events = [json.loads(line) for line in (run.folder / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [e["loss"] for e in events if e["event"] == "step"]
-    assert losses[0] == pytest.approx(np.log(2), abs=1e-4)  # attention rounds otherwise where nothing is trained
+    assert losses[0] == pytest.approx(np.log(2), abs=1e-5)
     assert losses[-1] < 0.9 * losses[0]
     assert "accuracy" in json.dumps(report)
 

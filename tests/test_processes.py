@@ -215,7 +215,8 @@ def test_a_worker_that_fails_ends_the_job_with_one_line(
             failed = RuntimeError("the job failed")
             with pytest.raises(RuntimeError) as said:
                 self.work(self.given)
-            failed.worker_failures = {1: said.value, 2: RuntimeError("lost")}  # type: ignore[attr-defined]
+            lost = RuntimeError("process 0: another process is gone (closed); go on with --resume")
+            failed.worker_failures = {0: lost, 1: said.value, 2: RuntimeError()}  # type: ignore[attr-defined]
             raise failed
 
     monkeypatch.setattr(trainers, "TorchTrainer", Trainer)

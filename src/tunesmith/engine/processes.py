@@ -26,6 +26,9 @@ SUPERVISED = "TORCHELASTIC_USE_AGENT_STORE"
 GONE = 75
 """Exit code of a process that ends because another is gone."""
 
+LOST = "another process is gone"
+"""What a process says that fails because of another one."""
+
 
 class Processes:
     """One process alone: it is the first, all rows are its own, and every sum is what it was.
@@ -157,9 +160,7 @@ class Together(Processes):
     def _lost(self, error: RuntimeError) -> NoReturn:
         if os.environ.get(SUPERVISED):
             raise SystemExit(GONE) from error  # the one that watches tells which process it was, and why
-        raise RunError(
-            f"process {self.rank}: another process is gone ({str(error).splitlines()[0]}); go on with --resume"
-        ) from error
+        raise RunError(f"process {self.rank}: {LOST} ({str(error).splitlines()[0]}); go on with --resume") from error
 
 
 ALONE = Processes()

@@ -345,6 +345,11 @@ class Rounds:
             q.samples[max(range(votes), key=lambda i: v[i].score)] for q, v in zip(questions, verdicts, strict=True)
         ]
 
+    def write(self, prompts: Sequence[str], by: int) -> list[str]:
+        """What the model of a round says to each prompt, always the likeliest token."""
+        rows = [self.asker.asking(self.rows["train"][0], prompt) for prompt in prompts]
+        return [text for (text,) in self.writer(by).answer(rows, Sampling(self.plan.improve.tokens))]
+
     def value(self, number: int, kept: Kept) -> float:
         """The mean score on the validation rows of the model of a round, with what is kept in every frame."""
         assert self.check is not None
@@ -425,10 +430,7 @@ class _Desk:
 
     def write(self, prompts: Sequence[str]) -> list[str]:
         """The likeliest answer to each prompt."""
-        rounds = self.rounds
-        rows = [rounds.asker.asking(rounds.rows["train"][0], prompt) for prompt in prompts]
-        writer = rounds.writer(self.number - 1)
-        return [text for (text,) in writer.answer(rows, Sampling(rounds.plan.improve.tokens))]
+        return self.rounds.write(prompts, self.number - 1)
 
     def judge(self, questions: Sequence[Question]) -> list[list[Verdict]]:
         """What the judge of the plan says."""
@@ -441,12 +443,11 @@ class _Trial:
 
     rounds: Rounds
     number: int
+    _drawn: int = field(default=0, init=False)
 
     def write(self, prompts: Sequence[str]) -> list[str]:
         """What the model says to each prompt, always the likeliest token."""
-        rounds = self.rounds
-        rows = [rounds.asker.asking(rounds.rows["train"][0], prompt) for prompt in prompts]
-        return [t for (t,) in rounds.writer(self.number).answer(rows, Sampling(rounds.plan.improve.tokens))]
+        return self.rounds.write(prompts, self.number)
 
     def examples(self, most: int) -> Kept:
         """Training prompts that the model answers right by itself, with its answers; of so many at most."""
@@ -469,7 +470,7 @@ class _Trial:
 
     def draw(self, count: int, of: int) -> list[int]:
         """So many different places below ``of``, by the seed; other ones each time."""
-        self._drawn = getattr(self, "_drawn", 0) + 1
+        self._drawn += 1
         seed = f"{self.rounds.plan.recipe.seed}|{self.number}|{self._drawn}"
         return random.Random(seed).sample(range(of), count)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import recipe as recipes
-from ..engine.processes import PATIENCE
+from ..engine.processes import LOST, PATIENCE
 from ..errors import InputError, RunError, TunesmithError
 from ..recipe import Recipe
 from .carry_out import carry_out
@@ -60,8 +60,10 @@ def start(recipe: Recipe, folder: Path, count: int, how: str) -> None:
         try:
             trainer.fit()
         except Exception as error:
-            rank, said = min((getattr(error, "worker_failures", None) or {0: error}).items())
-            raise RunError(f"process {rank} failed: {str(said).strip().splitlines()[-1]}") from error
+            failures = getattr(error, "worker_failures", None) or {0: error}
+            rank, said = min(failures.items(), key=lambda failure: (LOST in str(failure[1]), failure[0]))
+            why = (str(said).strip().splitlines() or [type(said).__name__])[-1]
+            raise RunError(f"process {rank} failed: {why}") from error
 
 
 def _resources(nodes: list[dict[str, Any]], count: int) -> dict[str, Any]:
