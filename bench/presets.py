@@ -16,7 +16,8 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from techniques import every, technique
 from tunesmith.claims.lab import Lab
 from tunesmith.comparing import arena
 from tunesmith.comparing.identity import Identities
+from tunesmith.comparing.pool import Crew
 from tunesmith.comparing.result import Result
 from tunesmith.comparing.store import Store
 from tunesmith.errors import TunesmithError
@@ -72,17 +74,19 @@ class Test:
         facts = [self.identities.of(recipe).fingerprint for recipe in recipes]
         return hash_json([facts, FACTORS, SEEDS, WITHIN, self.head and self.head["rate"]])[:16]
 
+    def stands(self) -> bool:
+        """Whether the part's file is there, and of this code, these rows and these rates."""
+        found = read(self.part.name)
+        return found is not None and found["fingerprint"] == self.fingerprint()
+
     def carry_out(self, store: Store) -> dict[str, Any]:
         """What the part's file holds."""
-        name, rates = self.part.name, [float(f"{self.default * f:.3g}") for f in FACTORS]
-        found = arena.tune_rates(
-            store, {name: rates}, technique=lambda _, task: self.technique(task), tasks={"encoder": TASKS},
-            options=OPTIONS, **self.how,
-        )  # fmt: skip
+        name = self.part.name
+        found = tuned_rates([self], store, self.how)
         rate = found["rates"]["encoder"][name]
         trials = [[r, task, loss if math.isfinite(loss) else None] for _, _, r, task, loss in found["trials"]]
-        ours = {task: self.results(task, self.technique(task), rate, OPTIONS) for task in TASKS}
-        theirs = {t: self.results(t, {"mask": "head"}, self.head["rate"], OPTIONS) for t in TASKS} if self.head else {}
+        ours = self.results(TASKS, self.technique, rate, OPTIONS)
+        theirs = self.results(TASKS, lambda _: {"mask": "head"}, self.head["rate"], OPTIONS) if self.head else {}
         changes = [difference(ours[task], theirs[task], task) for task in theirs]
         beats = mean_of(changes) if changes else None
         tasks = {task: summary(results) for task, results in ours.items()}
@@ -94,15 +98,33 @@ class Test:
             "tasks": tasks, "environment": next(iter(ours.values()))[0].environment,
         }  # fmt: skip
 
-    def results(self, task: str, of: Mapping[str, Any], rate: float, options: Mapping[str, Any]) -> list[Result]:
-        """One result a seed at this rate."""
-        recipe = self.lab.recipe(task, {**of, "optimizer": arena.at_rate(rate)}, **options)
-        (found,) = self.lab.results(recipe)
-        return found
+    def rates(self) -> list[float]:
+        """Those that are tried first."""
+        return [float(f"{self.default * f:.3g}") for f in FACTORS]
+
+    def results(
+        self,
+        tasks: Sequence[str],
+        technique: Callable[[str], Mapping[str, Any]],
+        rate: float,
+        options: Mapping[str, Any],
+    ) -> dict[str, list[Result]]:
+        """By task, one result a seed at this rate."""
+        recipes = [self.lab.recipe(t, {**technique(t), "optimizer": arena.at_rate(rate)}, **options) for t in tasks]
+        return dict(zip(tasks, self.lab.results(*recipes), strict=True))
 
     def language(self, rate: float) -> dict[str, Any]:
         """The summary of the language-model task; as for the others, a higher score is better."""
-        return summary(self.results(LM, self.technique(LM), rate, {}))
+        return summary(self.results([LM], self.technique, rate, {})[LM])
+
+
+def tuned_rates(tests: Sequence[Test], store: Store, how: Mapping[str, Any]) -> dict[str, Any]:
+    """Rates of some parts, tried together (`arena.tune_rates`)."""
+    by_name = {test.part.name: test for test in tests}
+    return arena.tune_rates(
+        store, {name: test.rates() for name, test in by_name.items()},
+        technique=lambda name, task: by_name[name].technique(task), tasks={"encoder": TASKS}, options=OPTIONS, **how,
+    )  # fmt: skip
 
 
 def summary(results: Sequence[Result]) -> dict[str, Any]:
@@ -144,17 +166,24 @@ def main() -> None:
     asked.add_argument("--store", type=Path, default=ROOT / "runs" / "presets", help="folder of the trainings' results")
     given = asked.parse_args()
     store, identities = Store(given.store), Identities()
-    how: dict[str, Any] = {"workers": given.workers, "hear": lambda text: print(text, flush=True)}
+    parts = [p for p in every() if not given.only or p.name in (*given.only, "head")]
     failed = []
-    for part in every():
-        if given.only and part.name not in (*given.only, "head"):
-            continue
+    with Crew(given.workers) as crew:
+        how: dict[str, Any] = {"workers": given.workers, "crew": crew, "hear": lambda text: print(text, flush=True)}
         lab = Lab(store, SEEDS, **how)
-        test = Test(part, lab, identities, read("head") if part.name != "head" else None, how)
-        try:
-            one(test, store, lm=given.lm)
-        except TunesmithError as error:
-            failed.append(f"{part.name}: {error}")
+
+        def test(part: Part) -> Test:
+            return Test(part, lab, identities, read("head") if part.name != "head" else None, how)
+
+        one(test(parts[0]), store, lm=given.lm)
+        waiting = [t for t in map(test, parts[1:]) if not t.stands()]
+        with suppress(TunesmithError):  # said again by the part that it is of
+            tuned_rates(waiting, store, how)
+        for part in parts[1:]:
+            try:
+                one(test(part), store, lm=given.lm)
+            except TunesmithError as error:
+                failed.append(f"{part.name}: {error}")
     if failed:
         raise SystemExit("\n".join(failed))
 
@@ -162,8 +191,8 @@ def main() -> None:
 def one(test: Test, store: Store, *, lm: bool) -> None:
     """Test one part unless its file is there and stands."""
     name = test.part.name
-    found = read(name)
-    if found is None or found["fingerprint"] != test.fingerprint():
+    found = read(name) if test.stands() else None
+    if found is None:
         found = test.carry_out(store)
         write_json(PRESETS / f"{name}.json", found)
     if lm and LM not in found["tasks"]:

@@ -24,7 +24,7 @@ from tunesmith import recipe as recipes
 from tunesmith.comparing import arena
 from tunesmith.comparing.comparison import Comparison, compare
 from tunesmith.comparing.identity import Identities, codes
-from tunesmith.comparing.pool import Worker
+from tunesmith.comparing.pool import Crew, Job, Worker, fill
 from tunesmith.comparing.statistics import (
     Effect,
     adjusted,
@@ -284,6 +284,19 @@ def test_a_job_that_crashes_or_is_killed_is_one_line_and_the_next_goes_on(
         os.kill(pids[0], signal.SIGKILL)
         assert "SIGKILL" in job.result()["error"]
         assert worker.carry_out(payload) == {"outcome": "done"}
+
+
+@pytest.mark.skipif(not FORKS, reason="jobs are copies of a process on Linux alone")
+def test_a_crew_keeps_its_processes_from_call_to_call_and_ends_them(recipe: recipes.Recipe, tmp_path: Path) -> None:
+    seen = []
+    with Crew(1) as crew:
+        for seed in (7, 8):
+            other = recipe.updated({"rows": {**recipe.rows.model_dump(), "seed": seed}})
+            job = Job("base", other, Identities().of(other, "before"), "before")
+            fill(Store(tmp_path), [job], crew=crew)
+            seen += children(os.getpid())
+            assert Store(tmp_path).get(job.identity) is not None
+    assert len(seen) == 2 and len(set(seen)) == 1 and not Path(f"/proc/{seen[0]}/exe").exists()
 
 
 @pytest.mark.skipif(not FORKS, reason="jobs are copies of a process on Linux alone")

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 from torch import Tensor, nn
 
 from ..models.anatomy import Site
 from ..settings import Layers, Roles
+
+
+class Tuned(NamedTuple):
+    """What one attachment tunes on validation rows.
+
+    Attributes:
+        values: the values.
+        penalty: a scalar of them that is added to the validation loss, or None.
+    """
+
+    values: list[nn.Parameter]
+    penalty: Callable[[], Tensor] | None = None
 
 
 class Adapter(nn.Module):
@@ -147,9 +159,9 @@ class Adapter(nn.Module):
 
     @classmethod
     @contextlib.contextmanager
-    def tuning(cls, adapters: Sequence[Self]) -> Iterator[list[nn.Parameter]]:
+    def tuning(cls, adapters: Sequence[Self]) -> Iterator[Tuned]:
         """Inside this block the loss depends on the tuned values of one attachment, which are given, as it is to be tuned."""
-        yield []
+        yield Tuned([])
 
     @classmethod
     def after_step(cls, adapters: Sequence[Self], progress: float) -> Iterable[nn.Parameter]:

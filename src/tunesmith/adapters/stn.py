@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..models.anatomy import Site
-from ..settings import Count, Positive
-from . import Adapter
+from ..settings import Count, Decay, Positive
+from . import Adapter, Tuned
 
 PACE = 10.0
 """How much faster the tuned values move than the weights: they have to come a long way in one run."""
@@ -24,7 +24,8 @@ class STN(Adapter):
     gated by the values, output by output. Training steps draw values nearby, once a step, so that the update learns the
     best answer to each; after each gradient the loss of as many validation rows, without drop-out and decay, moves the
     values alone, through their gates. The values are the logit of the drop-out of ``x`` and the logarithm of the L2
-    penalty. The spread of the draw is fixed here, and the paper's entropy term, which keeps it from vanishing, left out.
+    penalty. How far the draws lie from them is tuned as well; the entropy of the draw, which is added to what is sought,
+    keeps the spread from vanishing.
 
     Source: MacKay et al. 2019, arXiv:1903.03088, eq. 8 to 12 (the gates), algorithm 1 (both steps at once here).
 
@@ -33,7 +34,8 @@ class STN(Adapter):
         alpha: they are multiplied by ``alpha / rank``.
         dropout: share of the inputs that is dropped as training begins.
         decay: factor of half the sum of squares of the update's matrices as training begins.
-        spread: standard deviation of what is drawn around the values.
+        spread: standard deviation of what is drawn around the values as training begins.
+        entropy: factor of the draw's entropy. It is small, so that it only counts where the rows are indifferent.
     """
 
     rate = 1e-3
@@ -48,6 +50,7 @@ class STN(Adapter):
         dropout: Positive = 0.1,
         decay: Positive = 1e-5,
         spread: Positive = 0.5,
+        entropy: Decay = 1e-3,
     ):
         super().__init__(site)
         self.A, self.A_gated = (nn.Parameter(torch.randn(rank, site.inputs) * site.inputs**-0.5) for _ in range(2))
@@ -57,7 +60,7 @@ class STN(Adapter):
 
     @classmethod
     def share(cls, sites: Sequence[Site], **settings: Any) -> nn.Module:
-        return _Values(settings["dropout"], settings["decay"], settings["spread"])
+        return _Values(*(settings[name] for name in ("dropout", "decay", "spread", "entropy")))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         values: _Values = self.site.shared
@@ -73,32 +76,41 @@ class STN(Adapter):
 
     @classmethod
     @contextlib.contextmanager
-    def tuning(cls, adapters: Sequence[Self]) -> Iterator[list[nn.Parameter]]:
+    def tuning(cls, adapters: Sequence[Self]) -> Iterator[Tuned]:
         values: _Values = adapters[0].site.shared
         values.tuned = True
         try:
-            yield [values.h]
+            yield Tuned([values.h, values.s], lambda: -values.entropy * values.log_spread().sum())
         finally:
             values.tuned = False
 
 
 class _Values(nn.Module):
-    """The two values that all sites share: the logit of the drop-out and the logarithm of the penalty's factor."""
+    """The two values that all sites share: the logit of the drop-out and the logarithm of the penalty's factor.
+
+    Attributes:
+        h: how far the values have come, (2,).
+        s: how far the logarithms of their spreads have come, (2,).
+    """
 
     start: Tensor
 
-    def __init__(self, dropout: float, decay: float, spread: float):
+    def __init__(self, dropout: float, decay: float, spread: float, entropy: float):
         super().__init__()
-        self.h = nn.Parameter(torch.zeros(2))
+        self.h, self.s = (nn.Parameter(torch.zeros(2)) for _ in range(2))
         self.register_buffer("start", torch.tensor([math.log(dropout / (1 - dropout)), math.log(decay)]))
-        self.spread, self.tuned = spread, False
+        self.spread, self.entropy, self.tuned = spread, entropy, False
+
+    def log_spread(self) -> Tensor:
+        """The logarithm of the draw's standard deviation, (2,): its entropy but for a constant."""
+        return math.log(self.spread) + PACE * self.s
 
     def moved(self) -> Tensor:
         """How far the values lie from their start, (2,): in training steps those that are drawn nearby, without gradient."""
         moved = PACE * self.h
         if self.training or self.tuned:
             draw = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
-            moved = moved + self.spread * torch.randn(2, generator=draw).to(moved)
+            moved = moved + self.log_spread().exp() * torch.randn(2, generator=draw).to(moved)
         return moved if self.tuned or not self.training else moved.detach()
 
     def drops(self) -> Tensor | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..comparing import arena
 from ..comparing.identity import Identities, Identity, by_content, codes_of
-from ..comparing.pool import Job, fill
+from ..comparing.pool import Crew, Job, fill
 from ..comparing.result import Result
 from ..comparing.store import Store
 from ..data.rows import read
@@ -29,18 +29,20 @@ class Lab:
         seeds: the claim's seeds.
         on: ``here`` or ``ray``.
         workers: trainings at a time.
+        crew: of `pool.fill`.
         hear: gets a line for each result.
     """
 
     def __init__(
-        self, store: Store, seeds: Sequence[int], *, on: str = "here", workers: int = 1,
+        self, store: Store, seeds: Sequence[int], *, on: str = "here", workers: int = 1, crew: Crew | None = None,
         hear: Callable[[str], None] = lambda text: None,
     ):  # fmt: skip
         self.seeds = list(seeds)
         self.say = hear
         self.used: dict[str, Result] = {}
         self.rounds: list[Path] = []
-        self._store, self._on, self._workers = store, on, workers
+        self._store = store
+        self._how: dict[str, Any] = {"on": on, "workers": workers, "crew": crew, "hear": hear}
         self._identities = Identities()
 
     def recipe(self, task: str, technique: Mapping[str, Any], **changes: Any) -> Recipe:
@@ -50,12 +52,12 @@ class Lab:
     def results(self, *recipes: Recipe, seeds: Sequence[int] | None = None) -> list[list[Result]]:
         chosen = self.seeds if seeds is None else list(seeds)
         jobs = [[self._job(recipe.updated({"seed": s})) for s in chosen] for recipe in recipes]
-        fill(self._store, [j for several in jobs for j in several], on=self._on, workers=self._workers, hear=self.say)
+        fill(self._store, [j for several in jobs for j in several], **self._how)
         return [[self._take(j.identity) for j in several] for several in jobs]
 
     def each(self, recipes: Sequence[Recipe]) -> list[Result]:
         jobs = [self._job(r.updated({"seed": s})) for r, s in zip(recipes, self.seeds, strict=True)]
-        fill(self._store, jobs, on=self._on, workers=self._workers, hear=self.say)
+        fill(self._store, jobs, **self._how)
         return [self._take(job.identity) for job in jobs]
 
     def _job(self, recipe: Recipe) -> Job:
@@ -71,7 +73,7 @@ class Lab:
 
     def before(self, recipe: Recipe) -> Result:
         job = Job("base", recipe, self._identities.of(recipe, "before"), "before")
-        fill(self._store, [job], on=self._on, workers=self._workers, hear=self.say)
+        fill(self._store, [job], **self._how)
         return self._take(job.identity)
 
     def prepared(self, recipe: Recipe) -> Prepared:

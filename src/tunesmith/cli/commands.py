@@ -588,16 +588,27 @@ def claims_run(
     """Run a claim's experiment here, keep its result, and compare with the one that was stored."""
     from ..claims.claim import of_paper
     from ..claims.page import render_claim
+    from ..comparing.pool import Crew
+    from ..errors import TunesmithError
     from . import evidence
 
     where = evidence.claims_folder(folder)
-    for stem in dict.fromkeys(claim.stem for name in names for claim in of_paper(where, name)):
-        claim, result, said = evidence.run_claim(
-            stem, where, store or where / "store", evidence.say(json_), on=on, workers=workers
-        )
-        show_result(result if json_ else render_claim(claim, result), json_)
-        if not json_:
-            print(said)
+    stems = dict.fromkeys(claim.stem for name in names for claim in of_paper(where, name))
+    hear, failed = evidence.say(json_), []
+    with Crew(workers) as crew:
+        how: dict[str, Any] = {"on": on, "workers": workers, "crew": crew}
+        for stem in stems:
+            try:
+                claim, result, said = evidence.run_claim(stem, where, store or where / "store", hear, **how)
+            except TunesmithError as error:
+                failed.append(error)
+                hear(f"{stem}: {error}")
+                continue
+            show_result(result if json_ else render_claim(claim, result), json_)
+            if not json_:
+                print(said)
+    if failed:
+        raise failed[0]
 
 
 @claims_app.command("show")

@@ -160,7 +160,7 @@ def tune_rates(
         technique: what a technique's name stands for on a task; the permanent baselines if not given.
         tasks: family -> names of its tasks on which rates are tried.
         options: of all trials, on top.
-        **how: ``on``, ``workers``, ``hear`` of `pool.fill`.
+        **how: ``on``, ``workers``, ``crew``, ``hear`` of `pool.fill`.
 
     Returns:
         ``rates``: family -> technique -> rate; ``trials``: every trial's family, technique, rate, task and loss.

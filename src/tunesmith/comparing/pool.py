@@ -40,8 +40,9 @@ Hear = Callable[[str], None]
 
 
 def fill(
-    store: Store, jobs: Sequence[Job], *, on: str = "here", workers: int = 1, hear: Hear = lambda text: None
-) -> None:
+    store: Store, jobs: Sequence[Job], *, on: str = "here", workers: int = 1, crew: Crew | None = None,
+    hear: Hear = lambda text: None,
+) -> None:  # fmt: skip
     """Compute every job that the store lacks.
 
     Args:
@@ -49,6 +50,7 @@ def fill(
         jobs: what is wanted; doubles are computed once.
         on: ``here`` (a process a job) or ``ray``.
         workers: jobs at a time; the CPU's cores are shared out among them.
+        crew: does what is done ``here``, with as many workers as it has; None takes one for this call.
         hear: gets a line for each job that is done.
 
     Raises:
@@ -59,9 +61,12 @@ def fill(
     missing = {j.identity.fingerprint: j for j in jobs if store.get(j.identity) is None}
     if not missing:
         return
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    if crew is not None and on == "here":
+        outcomes = crew.carry_out(store, list(missing.values()))
+    else:
+        outcomes = EXECUTORS[on](store, list(missing.values()), workers)
     failures: list[tuple[Job, dict[str, Any]]] = []
-    for number, (job, outcome) in enumerate(EXECUTORS[on](store, list(missing.values()), workers, threads), 1):
+    for number, (job, outcome) in enumerate(outcomes, 1):
         if outcome["outcome"] == "failed":
             failures.append((job, outcome))
         hear(f"{number}/{len(missing)} {job.name}: {_said(store, job, outcome)}")
@@ -97,18 +102,51 @@ def _payload(store: Store, job: Job, threads: int) -> dict[str, Any]:
 Outcomes = Iterator[tuple[Job, dict[str, Any]]]
 
 
-def here(store: Store, jobs: list[Job], workers: int, threads: int) -> Outcomes:
-    """A process of its own for each job, so that peak memory is its own and a crash ends one job only."""
-    with ThreadPoolExecutor(workers) as pool, ExitStack() as stack:
-        idle: Queue[Worker] = Queue()
-        for _ in range(min(workers, len(jobs))):
-            idle.put(stack.enter_context(Worker(threads)))
-        tasks = {pool.submit(_process, idle, _payload(store, job, threads)): job for job in jobs}
+def here(store: Store, jobs: list[Job], workers: int) -> Outcomes:
+    """On this machine, by processes for this call alone."""
+    with Crew(workers) as crew:
+        yield from crew.carry_out(store, jobs)
+
+
+class Crew:
+    """Processes on this machine that do jobs, each in a copy of its own, so that peak memory is its own and a crash ends one.
+
+    Kept from one call of `fill` to the next, they do not load the libraries anew.
+
+    Args:
+        workers: jobs at a time; the CPU's cores are shared out among them.
+    """
+
+    def __init__(self, workers: int):
+        self._workers, self._threads = workers, threads_of(workers)
+
+    def __enter__(self) -> Crew:
+        with ExitStack() as stack:
+            self._idle: Queue[Worker] = Queue()
+            for _ in range(self._workers):
+                self._idle.put(stack.enter_context(Worker(self._threads)))
+            self._pool = ThreadPoolExecutor(self._workers)  # a process ends with the thread that began it
+            stack.callback(self._pool.shutdown, wait=False, cancel_futures=True)
+            self._close = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close.close()
+
+    def carry_out(self, store: Store, jobs: Sequence[Job]) -> Outcomes:
+        """Do jobs; gives each with its outcome, as soon as it has one."""
+        tasks = {self._pool.submit(_process, self._idle, _payload(store, job, self._threads)): job for job in jobs}
         try:
             for task in as_completed(tasks):
                 yield tasks[task], task.result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for task in tasks:
+                task.cancel()
+
+
+def threads_of(workers: int) -> int:
+    """The CPU's threads that each of some workers gets."""
+    return max(1, (os.cpu_count() or 1) // workers)
 
 
 def _process(idle: Queue[Worker], payload: dict[str, Any]) -> dict[str, Any]:
@@ -167,11 +205,12 @@ class Worker:
         return self._process
 
 
-def ray(store: Store, jobs: list[Job], workers: int, threads: int) -> Outcomes:
+def ray(store: Store, jobs: list[Job], workers: int) -> Outcomes:
     """A Ray task for each job: on the cluster that ``RAY_ADDRESS`` names, else on this machine.
 
     Every result comes back to the driver too, for workers that do not share its disk.
     """
+    threads = threads_of(workers)
     library = connect(workers * threads)
     run: Any = library.remote(num_cpus=threads, max_calls=1, max_retries=2)(_task)
     waiting = {run.remote(_payload(store, job, threads)): job for job in jobs}

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..adapters import Tuned
 from ..errors import InputError
 from .batches import micro_batches
 from .step import Step, count_units
@@ -46,21 +47,24 @@ class Tuner:
             host = self.loop.work.host
             training = host.training
             host.eval()
-            with type(adapters[0]).tuning(adapters) as values:
-                for gradients in self._gradients(values):
-                    for value, gradient in zip(values, gradients, strict=True):
+            with type(adapters[0]).tuning(adapters) as tuned:
+                for gradients in self._gradients(tuned):
+                    for value, gradient in zip(tuned.values, gradients, strict=True):
                         value.grad = gradient if value.grad is None else value.grad + gradient
             host.train(training)
 
-    def _gradients(self, values: list[torch.nn.Parameter]) -> list[tuple[Tensor, ...]]:
-        """One for each micro-batch."""
+    def _gradients(self, tuned: Tuned) -> list[tuple[Tensor, ...]]:
+        """One for each micro-batch, and one for what is added to the loss."""
         work, state, rows = self.loop.work, self.loop.state, self.rows
         assert rows is not None
         draw = np.random.default_rng([work.seed, state.step])
         chosen = draw.choice(len(rows), size=min(len(rows), work.rows_per_step), replace=False)
         batches = [work.collate(rows.take(g)) for g in micro_batches(chosen, rows.lengths, state.micro_tokens)]
         units = sum(count_units(b["labels"], work.head) for b in batches)
-        return [torch.autograd.grad(self.loop.closure(b, units, self._asks)(), values) for b in batches]
+        found = [torch.autograd.grad(self.loop.closure(b, units, self._asks)(), tuned.values) for b in batches]
+        if tuned.penalty is not None:
+            found.append(torch.autograd.grad(tuned.penalty(), tuned.values, materialize_grads=True))
+        return found
 
     def _asks(self, step: Step) -> Tensor:
         return torch.stack([term.weight * term(step) for term in self.loop.work.losses]).sum()
