@@ -8,6 +8,7 @@ from torch import Tensor
 from ..models.anatomy import Weight
 from ..settings import Decay
 from . import Mask
+from ._scores import kth_smallest
 
 
 class GMT(Mask):
@@ -34,5 +35,5 @@ class GMT(Mask):
         count = round(self.dropped * grad.numel())
         if not count:
             return grad
-        limit = size.reshape(-1).kthvalue(count).values
+        limit = kth_smallest(size.reshape(-1), count)
         return torch.where(size > limit, grad, 0)
