@@ -31,9 +31,9 @@ class GMT(Mask):
         return True
 
     def filter(self, weight: Weight, grad: Tensor) -> Tensor:
-        size = grad.abs()
         count = round(self.dropped * grad.numel())
-        if not count:
+        if count <= grad.numel() - int(grad.count_nonzero()):
             return grad
+        size = grad.abs()
         limit = kth_smallest(size.reshape(-1), count)
         return torch.where(size > limit, grad, 0)
