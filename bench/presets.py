@@ -73,14 +73,17 @@ class Test:
 
     def fingerprint(self) -> str:
         """Of all that the test's outcome follows from."""
-        recipes = [arena.find(t).recipe({**self.technique(t), "seed": 0}, **OPTIONS) for t in TASKS]
+        same = {"seed": 0, "optimizer": arena.at_rate(1.0)}
+        recipes = [arena.find(t).recipe({**self.technique(t), **same}, **OPTIONS) for t in TASKS]
         facts = [self.identities.of(recipe).fingerprint for recipe in recipes]
         return hash_json([facts, TRIED, FACTORS, SEEDS, WITHIN, self.head and self.head["rate"]])[:16]
 
     def stands(self) -> bool:
-        """Whether the part's file is there, and of this code, these rows and these rates."""
+        """Whether the part's file is there, of this code and these rows, and of its default or what made it the default."""
         found = read(self.part.name)
-        return found is not None and found["fingerprint"] == self.fingerprint()
+        if found is None or self.default not in (found["default"], found["rate"]):
+            return False
+        return bool(found["fingerprint"] == self.fingerprint())
 
     def carry_out(self, store: Store) -> dict[str, Any]:
         """What the part's file holds."""

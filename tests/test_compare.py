@@ -208,8 +208,19 @@ def test_the_code_of_a_part_counts_and_its_comments_do_not(tmp_path: Path, monke
         source.replace('    """A low-rank update', '    # a comment\n    """Some low-rank update', 1)
     )
     assert hashed(source) != hashed(source.replace("alpha / (rank", "alpha * (rank"))
+    rate = "    rate: ClassVar[float] = 1.0\n"
+    with_rate = source.replace("    def __init__(", f"{rate}\n    def __init__(", 1)
+    assert with_rate != source and hashed(source) == hashed(with_rate)
     assert hashed(source) == hashed(source.replace("class Anchored(LowRank)", "class Other(LowRank)"))
     identity._definitions.cache_clear()
+
+
+def test_the_rate_that_a_part_brings_along_counts_as_a_given_one(recipe: recipes.Recipe) -> None:
+    def of(**settings: float) -> str:
+        return Identities().of(recipe.updated({"optimizer": ["clip_norm", {"adamw": settings}]})).fingerprint
+
+    brought = recipe.updated({"optimizer": "adamw"}).rate
+    assert of() == of(lr=brought) != of(lr=2 * brought)
 
 
 def test_a_part_is_known_by_what_it_inherits_too() -> None:

@@ -202,6 +202,15 @@ class Recipe(_Strict):
         """The recipe as a file."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=100)
 
+    @property
+    def rate(self) -> float:
+        """The learning rate: the given one, else the tested one of the adapter or the mask, the lowest of several."""
+        given = self.optimizer[-1].settings.get("lr")
+        if given is not None:
+            return float(given)
+        parts = [*self.adapter, *([self.mask] if self.mask else [])]
+        return min(float(p.part.attributes["rate"]) for p in parts)
+
     def updated(self, changes: Mapping[str, Any]) -> Recipe:
         """A copy with other values; checked again."""
         return make({**self.to_dict(), **changes})

@@ -87,7 +87,7 @@ def plan(recipe: Recipe, as_json: bool) -> Any:
     """The resolved recipe, the rows with three of them token by token, and what would be trained; nothing is written."""
     import sys
 
-    from ..run.build import make_host, rate_of
+    from ..run.build import make_host
     from ..run.prepare import prepare
 
     notes: list[str] = []
@@ -100,7 +100,7 @@ def plan(recipe: Recipe, as_json: bool) -> Any:
     total = sum(p.numel() for p in host.model.parameters())
     steps = -(-prepared.facts["splits"]["train"]["rows"] // recipe.batch.rows)
     facts = {
-        "recipe": prepared.recipe.to_dict(), "rows": prepared.facts, "rate": rate_of(prepared.recipe),
+        "recipe": prepared.recipe.to_dict(), "rows": prepared.facts, "rate": prepared.recipe.rate,
         "trainable": count, "parameters": total, "steps_per_epoch": steps, "tensors": trainable,
     }  # fmt: skip
     if as_json:

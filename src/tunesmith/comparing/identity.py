@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ class Identities:
         options |= {
             "task": recipe.task or prepared.task.name,
             "length": {**options["length"], "max": prepared.reader.max_length},
+            "optimizer": _with_rate(options["optimizer"], recipe.rate),
         }
         if what == "before":
             options = {k: v for k, v in options.items() if k in _ROWS}
@@ -77,6 +78,12 @@ class Identities:
             "base": prepared.base.fingerprint,
             "parts": codes(recipe) if what == "tuned" else {},
         })  # fmt: skip
+
+
+def _with_rate(optimizer: Sequence[Mapping[str, Any]], rate: float) -> list[Any]:
+    """An optimizer's rules with the learning rate, which a part may have brought along."""
+    *before, last = optimizer
+    return [*before, {name: {**settings, "lr": rate} for name, settings in last.items()}]
 
 
 _FOLDERS = ("upon", "tuned", "found")
@@ -169,7 +176,10 @@ def _code(module: str, symbol: str) -> str:
 
 @functools.cache
 def _definitions(module: str) -> tuple[dict[str, ast.stmt], dict[str, tuple[str, str]]]:
-    """What a file defines at its top, without docstrings, and what it takes from other files of its folder."""
+    """What a file defines at its top, and what it takes from other files of its folder.
+
+    Docstrings are left out, and so is the rate that a part brings along: it is told with the recipe.
+    """
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         return {}, {}
@@ -180,6 +190,8 @@ def _definitions(module: str) -> tuple[dict[str, ast.stmt], dict[str, tuple[str,
         body = getattr(node, "body", None)
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and isinstance(body, list) and ast.get_docstring(node):
             node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.ClassDef):
+            node.body = [line for line in node.body if not _is_rate(line)] or [ast.Pass()]
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             definitions[node.name] = node
@@ -190,6 +202,11 @@ def _definitions(module: str) -> tuple[dict[str, ast.stmt], dict[str, tuple[str,
             folder = module.rpartition(".")[0]
             imported |= {a.asname or a.name: (f"{folder}.{node.module}", a.name) for a in node.names}
     return definitions, imported
+
+
+def _is_rate(line: ast.stmt) -> bool:
+    targets = line.targets if isinstance(line, ast.Assign) else [line.target] if isinstance(line, ast.AnnAssign) else []
+    return any(isinstance(target, ast.Name) and target.id == "rate" for target in targets)
 
 
 def _told(value: Any) -> Any:

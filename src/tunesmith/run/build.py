@@ -69,7 +69,7 @@ def replayed(recipe: Recipe, host: Host, log: StepLog) -> None:
     work = Work(
         host=host, rows=_NoRows(), collate=lambda rows: {}, head="", losses=[], gradient=recipe.gradient.build(),
         transforms=[c.build() for c in transforms],
-        stepper=stepper.part.choose({**stepper.settings, "lr": rate_of(recipe)}).build(),
+        stepper=stepper.part.choose({**stepper.settings, "lr": recipe.rate}).build(),
         schedule=recipe.schedule.build(), budget=Budget(), mask=recipe.mask.build() if recipe.mask else None,
     )  # fmt: skip
     replay(Loop(work, device()), log)
@@ -169,12 +169,3 @@ def load_terms(recipe: Recipe, host: Host, head: str, folder: Path) -> list[Loss
                 term.to(ids.device)
     artefacts.load_terms(terms, folder)
     return terms
-
-
-def rate_of(recipe: Recipe) -> float:
-    """The learning rate: the recipe's, else the tested one of its adapter or mask."""
-    given = recipe.optimizer[-1].settings.get("lr")
-    if given is not None:
-        return float(given)
-    parts: list[Any] = [*recipe.adapter, *([recipe.mask] if recipe.mask else [])]
-    return min(float(p.part.attributes["rate"]) for p in parts)

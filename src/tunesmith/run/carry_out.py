@@ -42,7 +42,7 @@ from ..recipe import Recipe
 from ..recipe import read as read_recipe
 from ..storage import atomic_file, atomic_folder, write_json
 from .audit import BaseAndTuned, audit, check_audits
-from .build import device, make_host, rate_of, used_terms
+from .build import device, make_host, used_terms
 from .events import EventLog, Listener, read_events
 from .measure import WRITERS, Probe, Scale, answers, before_training, labels_of, write_texts
 from .prepare import Prepared, keep_rows, on_disk, prepare
@@ -412,7 +412,7 @@ def _work(made: Trained, hear: Listener = lambda event: None) -> Work:
     terms = [c.build() for c in losses]
     made.reading.terms = used_terms(terms)
     *transforms, stepper = recipe.optimizer
-    rate = rate_of(recipe)
+    rate = recipe.rate
     validation = made.prepared.encoded["validation"]
     work = Work(
         host=made.host,
