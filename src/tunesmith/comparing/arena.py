@@ -146,7 +146,7 @@ Technique = Callable[[str, str], Mapping[str, Any]]
 def tune_rates(
     store: Store, candidates: Mapping[str, Sequence[float]] = CANDIDATES, *,
     technique: Technique = lambda name, task: TECHNIQUES[name], tasks: Mapping[str, Sequence[str]] = TUNED_ON,
-    options: Mapping[str, Any] = {}, **how: Any,
+    options: Mapping[str, Any] = {}, seed: int = TUNING_SEED, **how: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Find a learning rate for each technique and family, with the same number of trials for all.
 
@@ -160,6 +160,7 @@ def tune_rates(
         technique: what a technique's name stands for on a task; the permanent baselines if not given.
         tasks: family -> names of its tasks on which rates are tried.
         options: of all trials, on top.
+        seed: of all trials; by default one that no comparison uses.
         **how: ``on``, ``workers``, ``crew``, ``hear`` of `pool.fill`.
 
     Returns:
@@ -168,7 +169,7 @@ def tune_rates(
     Raises:
         RunError: a technique failed at every rate.
     """
-    trials = _Trials(store, technique, tasks, options, how)
+    trials = _Trials(store, technique, tasks, {**options, "seed": seed}, how)
     wanted = {(f, t): list(rates) for f in tasks for t, rates in candidates.items()}
     trials.carry_out(wanted)
     trials.carry_out({key: _beyond(rates, trials.best(*key)) for key, rates in wanted.items()})
@@ -199,7 +200,7 @@ class _Trials:
         jobs = {}
         for (family, name), rates in wanted.items():
             for rate, task in itertools.product(rates, self.tasks[family]):
-                changes: dict[str, Any] = {**self.options, "seed": TUNING_SEED, "optimizer": at_rate(rate)}
+                changes: dict[str, Any] = {**self.options, "optimizer": at_rate(rate)}
                 recipe = find(task).recipe(self.technique(name, task), **changes)
                 jobs[family, name, rate, task] = Job(f"{task} {name} {rate:g}", recipe, identities.of(recipe))
         with suppress(RunError):  # said by the pool, and a rate's loss is infinite then

@@ -51,6 +51,7 @@ class Reader:
             raise InputError(f"{type(tokenizer).__name__} is a slow tokenizer", expected="one with a tokenizer.json")
         self.tokenizer = tokenizer
         self.architecture = architecture
+        self._known = (-1, "")
         self.max_length = max_length
         self.policy = policy
         self.has_template = bool(template or getattr(tokenizer, "chat_template", None))
@@ -59,12 +60,18 @@ class Reader:
     @property
     def fingerprint(self) -> str:
         """A hash of all that changes token ids: tokenizer, template, length and policy."""
-        backend = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        for state in ("truncation", "padding"):  # what the last call left behind, not what the tokenizer is
-            backend.pop(state, None)
         special = {k: str(v) for k, v in self.tokenizer.special_tokens_map.items()}
-        parts = [backend, special, self.architecture, self.template, self.has_template, self.max_length, self.policy]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        own = [self.architecture, self.template, self.has_template, self.max_length, self.policy]
+        return hashlib.sha256(json.dumps([self._backend(), special, *own], sort_keys=True).encode()).hexdigest()
+
+    def _backend(self) -> str:
+        """A hash of the tokenizer, made anew when it has got tokens."""
+        if self._known[0] != len(self.tokenizer):
+            backend = json.loads(self.tokenizer.backend_tokenizer.to_str())
+            for state in ("truncation", "padding"):  # what the last call left behind, not what the tokenizer is
+                backend.pop(state, None)
+            self._known = len(self.tokenizer), hashlib.sha256(json.dumps(backend, sort_keys=True).encode()).hexdigest()
+        return self._known[1]
 
     def unlimited(self) -> Reader:
         """The same reader without a limit to the length."""

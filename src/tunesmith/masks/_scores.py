@@ -29,8 +29,10 @@ class Score:
     final: Callable[[Tensor], Tensor] = lambda score: score
 
 
-def _sum(score: Tensor | None, term: Tensor) -> Tensor:
-    return term if score is None else score.add_(term)
+def _sum(score: Tensor | None, a: Tensor, b: Tensor | None = None, sign: float = 1.0) -> Tensor:
+    """The score and ``a``, or ``sign * a * b``, in one pass over the weight."""
+    score = torch.zeros(a.shape, device=a.device) if score is None else score
+    return score.add_(a) if b is None else score.addcmul_(a, b, value=sign)
 
 
 def _cosine(weight: Tensor, change: Tensor) -> Tensor:
@@ -44,10 +46,10 @@ SCORES = {
     "random": Score(lambda s, w, _: torch.rand(w.shape).to(w.device), "weight"),
     "magnitude": Score(lambda s, w, _: w.abs(), "weight"),
     "smallest": Score(lambda s, w, _: -w.abs(), "weight"),
-    "fisher": Score(lambda s, w, g: _sum(s, g.float().square()), "gradient"),
-    "gradient": Score(lambda s, w, g: _sum(s, g.float().clone()), "gradient", 32, Tensor.abs),
-    "saliency": Score(lambda s, w, g: _sum(s, (w * g).float()), "gradient", 32, Tensor.abs),
-    "movement": Score(lambda s, w, g: _sum(s, -(w * g).float()), "gradient", 32),
+    "fisher": Score(lambda s, w, g: _sum(s, g.float(), g.float()), "gradient"),
+    "gradient": Score(lambda s, w, g: _sum(s, g), "gradient", 32, Tensor.abs),
+    "saliency": Score(lambda s, w, g: _sum(s, w.float(), g.float()), "gradient", 32, Tensor.abs),
+    "movement": Score(lambda s, w, g: _sum(s, w.float(), g.float(), -1.0), "gradient", 32),
     "change": Score(lambda s, w, d: d.abs(), "change"),
     "cosine": Score(lambda s, w, d: _cosine(w, d), "change"),
 }

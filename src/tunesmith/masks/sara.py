@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..settings import NonNegative, Share, Whole
+from ..settings import Count, NonNegative, Share, Whole
 from . import EntryMask, Moment, Patch
 from ._polar import polar
 
@@ -20,15 +21,18 @@ class SaRA(EntryMask):
     Settings:
         density: share of the layers' matrices' entries, by magnitude from the smallest, that moves.
         nuclear: weight of the nuclear norm of each matrix's change in the loss; 0 saves its matrix products.
+        every: steps from one look at the norm's gradient to the next: it turns slowly, and costs far more than a step.
         refreshes: how often those that have grown are stopped, at even distances.
     """
 
     rate: ClassVar[float] = 1e-3
     soft: ClassVar[bool] = True
 
-    def __init__(self, *, density: Share = 0.1, nuclear: NonNegative = 5e-4, refreshes: Whole = 1):
+    def __init__(self, *, density: Share = 0.1, nuclear: NonNegative = 5e-4, every: Count = 10, refreshes: Whole = 1):
         super().__init__(score="smallest", density=density, roles=["linear"], scope="model")
-        self.nuclear, self.refreshes = nuclear, refreshes
+        self.nuclear, self.every, self.refreshes = nuclear, every, refreshes
+        self.pulls: dict[str, Tensor] = {}
+        self.asked: dict[str, int] = {}
 
     def prepare(self, patch: Patch) -> Tensor:
         return torch.ones_like(patch.values)
@@ -41,6 +45,19 @@ class SaRA(EntryMask):
     def pull(self, patch: Patch) -> Tensor | None:
         if not self.nuclear:
             return None
-        change = torch.zeros(patch.weight.parameter.shape, dtype=patch.values.dtype, device=patch.values.device)
-        change.view(-1)[patch.indices] = patch.values.detach()
-        return self.nuclear * polar(change).reshape(-1)[patch.indices]
+        name = patch.weight.name
+        asked = self.asked.get(name, 0)
+        self.asked[name] = asked + 1
+        if asked % self.every == 0:
+            change = torch.zeros(patch.weight.parameter.shape, dtype=patch.values.dtype, device=patch.values.device)
+            change.view(-1)[patch.indices] = patch.values.detach()
+            self.pulls[name] = self.nuclear * polar(change).reshape(-1)[patch.indices]
+        return self.pulls[name]
+
+    def state(self) -> dict[str, Tensor]:
+        asked = {f"asked.{name}": torch.tensor(count) for name, count in self.asked.items()}
+        return {**asked, **{f"pull.{name}": pull for name, pull in self.pulls.items()}}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        self.asked = {n.removeprefix("asked."): int(t) for n, t in state.items() if n.startswith("asked.")}
+        self.pulls = {n.removeprefix("pull."): t for n, t in state.items() if n.startswith("pull.")}
