@@ -108,7 +108,7 @@ LOW_RANK_LINES = {
     "rslora": (SMALL, lambda W, b, a: (W + 4 / math.sqrt(2) * a.B @ a.A, b)),
     "stn": (
         SMALL,
-        lambda W, b, a: (W + 2 * (a.B @ a.A + torch.diag(a.V @ (10 * a.site.shared.h)) @ a.B_gated @ a.A_gated), b),
+        lambda W, b, a: (W + 2 * (a.B @ a.A + torch.diag(a.V @ (10 * a.site.shared.h[0])) @ a.B_gated @ a.A_gated), b),
     ),
     "vera": ({"rank": 6}, vera),
 }

@@ -55,10 +55,10 @@ def test_the_values_gradient_is_that_of_the_validation_loss() -> None:
         ((gradient,),) = loop.tuner._gradients(Tuned([h]))
         for by in (1e-5, -1e-5):
             with torch.no_grad():
-                h[0] += by
+                h[0, 0] += by
                 found.append(held_out_loss(loop))
-                h[0] -= by
-    assert float(gradient[0]) == pytest.approx((found[0] - found[1]) / 2e-5, rel=1e-3)
+                h[0, 0] -= by
+    assert float(gradient[0, 0]) == pytest.approx((found[0] - found[1]) / 2e-5, rel=1e-3)
 
 
 def test_the_entropy_of_the_draw_is_added_to_what_is_sought() -> None:
@@ -70,10 +70,11 @@ def test_the_entropy_of_the_draw_is_added_to_what_is_sought() -> None:
     loop.work.host.eval()
     with type(adapters[0]).tuning(adapters) as found:
         *rows, entropy = loop.tuner._gradients(found)
-    assert len(rows) == 1 and [g.tolist() for g in entropy] == [[0, 0], pytest.approx([-0.01, -0.01])]
+    assert len(rows) == 1 and entropy[0].tolist() == [[0, 0], pytest.approx([-0.01, -0.01])]
     draw, spread = torch.Generator().manual_seed(torch.initial_seed() % 2**63), 0.1
     drawn = torch.randn(2, generator=draw)
-    ((at_value, at_spread),) = rows
+    ((gradient,),) = rows
+    at_value, at_spread = gradient
     assert at_value.any() and torch.allclose(at_spread, at_value * spread * drawn, atol=1e-7)
 
 

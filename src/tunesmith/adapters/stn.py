@@ -80,7 +80,7 @@ class STN(Adapter):
         values: _Values = adapters[0].site.shared
         values.tuned = True
         try:
-            yield Tuned([values.h, values.s], lambda: -values.entropy * values.log_spread().sum())
+            yield Tuned([values.h], lambda: -values.entropy * values.log_spread().sum())
         finally:
             values.tuned = False
 
@@ -89,25 +89,24 @@ class _Values(nn.Module):
     """The two values that all sites share: the logit of the drop-out and the logarithm of the penalty's factor.
 
     Attributes:
-        h: how far the values have come, (2,).
-        s: how far the logarithms of their spreads have come, (2,).
+        h: how far the values have come, and how far the logarithms of their spreads have, (2, 2).
     """
 
     start: Tensor
 
     def __init__(self, dropout: float, decay: float, spread: float, entropy: float):
         super().__init__()
-        self.h, self.s = (nn.Parameter(torch.zeros(2)) for _ in range(2))
+        self.h = nn.Parameter(torch.zeros(2, 2))
         self.register_buffer("start", torch.tensor([math.log(dropout / (1 - dropout)), math.log(decay)]))
         self.spread, self.entropy, self.tuned = spread, entropy, False
 
     def log_spread(self) -> Tensor:
         """The logarithm of the draw's standard deviation, (2,): its entropy but for a constant."""
-        return math.log(self.spread) + PACE * self.s
+        return math.log(self.spread) + PACE * self.h[1]
 
     def moved(self) -> Tensor:
         """How far the values lie from their start, (2,): in training steps those that are drawn nearby, without gradient."""
-        moved = PACE * self.h
+        moved = PACE * self.h[0]
         if self.training or self.tuned:
             draw = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
             moved = moved + self.log_spread().exp() * torch.randn(2, generator=draw).to(moved)
