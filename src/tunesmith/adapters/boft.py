@@ -32,9 +32,6 @@ class BOFT(Adapter):
     peft = "BOFT"
     peft_names: ClassVar[dict[str, str]] = {"R": "boft_R", "s": "boft_s"}
 
-    order: Tensor
-    back: Tensor
-
     def __init__(self, site: Site, *, block: Count = 8, factors: Count = 2):
         super().__init__(site)
         reach = block * 2 ** (factors - 1)
@@ -45,17 +42,23 @@ class BOFT(Adapter):
             )
         self.R = nn.Parameter(torch.zeros(factors, site.inputs // block, block, block))
         self.s = nn.Parameter(torch.ones(site.outputs, 1))
-        orders = torch.stack([_order(site.inputs, block, number) for number in range(factors)])
-        self.register_buffer("order", orders, persistent=False)
-        self.register_buffer("back", orders.argsort(-1), persistent=False)
 
     def turned(self, x: Tensor) -> Tensor:
         """What all rotations change of inputs (..., inputs)."""
         turns = cayley((self.R - self.R.mT) / 2)
-        change = torch.zeros_like(x)
-        for turn, order, back in zip(turns.flip(0), self.order.flip(0), self.back.flip(0), strict=True):
-            change = change + blockwise((x + change)[..., back], turn)[..., order]
+        last = len(turns) - 1
+        change = self._factor(x, turns[last], last)
+        for number in reversed(range(last)):
+            change = change + self._factor(x + change, turns[number], number)
         return change
+
+    def _factor(self, x: Tensor, turn: Tensor, number: int) -> Tensor:
+        """What a factor changes of inputs: of ``2^number`` neighbours its blocks take even halves first, then odd ones."""
+        if not number:
+            return blockwise(x, turn)
+        half, groups = self.R.shape[-1] // 2, 2**number
+        inner = x.unflatten(-1, (-1, 2, groups, half)).transpose(-3, -2).flatten(-4)
+        return blockwise(inner, turn).unflatten(-1, (-1, groups, 2, half)).transpose(-3, -2).flatten(-4)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         new = y + F.linear(self.turned(x), self.site.weight)
@@ -70,11 +73,3 @@ class BOFT(Adapter):
     def from_peft(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
         factors, _, block, _ = tensors["boft_R"].shape
         return {"block": block, "factors": factors}
-
-
-def _order(size: int, block: int, number: int) -> Tensor:
-    """Where each place of a factor comes from: in groups of ``2^number`` blocks the even half blocks, then the odd ones."""
-    places = torch.arange(size)
-    if number == 0:
-        return places
-    return places.view(-1, 2**number, 2, block // 2).transpose(1, 2).flatten()
