@@ -169,7 +169,7 @@ def _flops(scored: Any, tokens: int) -> int | None:
     """Floating-point operations of the training: PyTorch counts a few rows, the rest go by their tokens."""
     from ..engine.loop import flops
 
-    counted, seen = flops(scored.work)
+    counted, seen = flops(scored.work, trained=True)
     return round(counted * tokens / seen) if seen else None
 
 

@@ -35,7 +35,7 @@ class Watch:
 
     def see_gradient(self, name: str, gradient: Tensor) -> bool:
         """Take note of one gradient before it moves its tensor; whether it is not finite."""
-        largest = float(whole(gradient).abs().max())
+        largest = float(whole(gradient).abs().max()) if gradient.numel() else 0.0
         if 0 < largest < float("inf"):
             self._without_gradient.discard(name)
         return not largest < float("inf")

@@ -312,6 +312,15 @@ class Loop:
         if self.chooser.settled:
             self._build()
 
+    def take_up(self) -> None:
+        """Stay with what an earlier training of the same work observed and chose."""
+        self.observed = True
+        if not self.chooser.settled:
+            self.chooser.settled = True
+            for patch in self.work.host.patches.values():
+                patch.listen()
+            self._build()
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         yield from self.choose()
         yield from ({"event": "note", "text": text} for text in self.notes)
@@ -757,14 +766,21 @@ def _reversible(optimizer: torch.optim.Optimizer) -> bool:
     return isinstance(optimizer, torch.optim.SGD) and plain
 
 
-def flops(work: Work, rows: int = 4) -> tuple[int, int]:
+def flops(work: Work, rows: int = 4, *, trained: bool = False) -> tuple[int, int]:
     """Floating-point operations and tokens of the gradient of a few rows of a step, as PyTorch's own counter sees them.
 
     Nothing moves. Counting slows a step down, so it is not done while training.
+
+    Args:
+        work: before its training, or after.
+        rows: how many.
+        trained: whether it is after: then a mask has chosen already.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
     loop = Loop(work)
+    if trained:
+        loop.take_up()
     for _ in loop.choose():
         pass
     if loop.stream:

@@ -1,0 +1,35 @@
+"""Counting of floating-point operations after a training: nothing is observed, chosen or tuned a second time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from test_engine import work
+from tunesmith import parts
+from tunesmith.engine.loop import Loop, Work, flops
+
+
+def masked(name: str) -> Work:
+    return replace(work("bert", None, name), mask=parts.find("mask", name).choose().build())
+
+
+@pytest.mark.parametrize("name", ["everything", "fish", "lt_sft", "graft", "surgical"])
+def test_flops_after_training_are_those_of_its_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient of entries is taken from that of their whole tensors."""
+    made = masked(name)
+    list(Loop(made))
+    host = made.host
+    before = {n: p.detach().clone() for n, p in host.named_parameters()}
+
+    def again(*_: Any) -> None:
+        raise AssertionError("rows are observed, or everything is tuned, a second time")
+
+    monkeypatch.setattr("tunesmith.engine.choosing.Chooser.choose", again)
+    counted, tokens = flops(made, trained=True)
+    assert tokens > 0 and all(torch.equal(p, before[n]) for n, p in host.named_parameters())
+    head = masked("head")
+    assert counted > flops(head)[0]
