@@ -6,7 +6,8 @@ On two arena tasks with fewer rows. Each part gets three rates, a fifth of its d
 the range if an end wins, on the first seed and by the loss of validation rows; the best goes on to three seeds, on held-out
 rows, which had no part in the choice. One file a part, ``bench/presets/NAME.json``, written when it is whole; one that was
 made of the same code, rows and rates is left alone, and its trainings lie in a store, so that a run that was cut off goes
-on. ``--lm`` adds a language-model task, at the same rate. ``bench/parts.py`` takes the files into the package, and ``bench/adapters.py`` draws them.
+on. ``--lm`` adds a language-model task, at the same rate. ``bench/parts.py`` takes the files into the package, and
+``bench/adapters_page.py`` draws them.
 """
 
 from __future__ import annotations

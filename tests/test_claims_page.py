@@ -167,3 +167,21 @@ def test_pages_say_what_the_files_say() -> None:
     command = [sys.executable, str(root / "bench" / "evidence.py"), "--check"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_claims_run_goes_on_when_one_cannot_be_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tunesmith.cli import commands, evidence
+    from tunesmith.errors import InputError
+
+    def run(stem: str, *_: object, **__: object) -> tuple[None, dict[str, str], str]:
+        if stem == "227-lora":
+            raise InputError("rows are missing")
+        return None, {"ran": stem}, ""
+
+    monkeypatch.setattr(evidence, "run_claim", run)
+    with pytest.raises(InputError, match="^227-lora: rows are missing$"):
+        commands.claims_run(["227", "011"], folder=OURS, json_=True)
+    said = capsys.readouterr().out
+    assert "227-lora-cost" in said and "011-layernorm" in said

@@ -358,6 +358,20 @@ def test_lt_sft_takes_what_a_stored_tuning_changed_most(tmp_path: Path) -> None:
         placed(other)
 
 
+def test_sara_looks_at_the_nuclear_norm_now_and_then_and_remembers_it() -> None:
+    made = job("sara")
+    placed(made)
+    mask, patch = made.mask, next(iter(made.host.patches.values()))
+    patch.values.data.normal_()
+    first = mask.pull(patch, 0)  # type: ignore[union-attr]
+    patch.values.data.normal_()
+    assert first is not None and first.any() and torch.equal(mask.pull(patch, 9), first)  # type: ignore[union-attr]
+    later = job("sara").mask
+    later.load(mask.state())  # type: ignore[union-attr]
+    assert torch.equal(later.pull(patch, 9), first)  # type: ignore[union-attr]
+    assert not torch.allclose(mask.pull(patch, 10), first)  # type: ignore[union-attr]
+
+
 def test_lt_sft_is_pulled_back_by_the_mean_of_absolute_differences() -> None:
     made = job("lt_sft")
     placed(made)
@@ -366,7 +380,7 @@ def test_lt_sft_is_pulled_back_by_the_mean_of_absolute_differences() -> None:
     value = patch.values.detach().clone().requires_grad_(True)
     entries = sum(w.parameter.numel() for w in made.host.choosable(made.mask))
     (10.0 / entries * value.abs().sum()).backward()
-    torch.testing.assert_close(made.mask.pull(patch), value.grad)  # type: ignore[union-attr]
+    torch.testing.assert_close(made.mask.pull(patch, 0), value.grad)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])

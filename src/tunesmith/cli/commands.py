@@ -589,26 +589,26 @@ def claims_run(
     from ..claims.claim import of_paper
     from ..claims.page import render_claim
     from ..comparing.pool import Crew
-    from ..errors import TunesmithError
+    from ..errors import RunError
     from . import evidence
 
     where = evidence.claims_folder(folder)
     stems = dict.fromkeys(claim.stem for name in names for claim in of_paper(where, name))
-    hear, failed = evidence.say(json_), []
+    hear, failed = evidence.say(json_), dict[str, InputError | RunError]()
     with Crew(workers) as crew:
         how: dict[str, Any] = {"on": on, "workers": workers, "crew": crew}
         for stem in stems:
             try:
                 claim, result, said = evidence.run_claim(stem, where, store or where / "store", hear, **how)
-            except TunesmithError as error:
-                failed.append(error)
-                hear(f"{stem}: {error}")
+            except (InputError, RunError) as error:
+                failed[stem] = error
                 continue
             show_result(result if json_ else render_claim(claim, result), json_)
             if not json_:
                 print(said)
     if failed:
-        raise failed[0]
+        kind = type(next(iter(failed.values())))
+        raise kind("; ".join(f"{stem}: {error}" for stem, error in failed.items()))
 
 
 @claims_app.command("show")

@@ -215,7 +215,7 @@ class Chooser:
                 patch.values.grad = self.entries.reconcile(patch, patch.values.grad, other)
             if patch.values.grad is not None:
                 self.entries.watch(patch, patch.values.grad)
-            pull = self.entries.pull(patch)
+            pull = self.entries.pull(patch, self.loop.state.step)
             if pull is not None:
                 patch.values.grad = pull if patch.values.grad is None else patch.values.grad + pull
 

@@ -206,8 +206,8 @@ class EntryMask(Mask):
     def watch(self, patch: Patch, grad: Tensor) -> None:
         """See the whole step's gradient of the values, (k,)."""
 
-    def pull(self, patch: Patch) -> Tensor | None:
-        """What is added to the gradient of the values, for a penalty on them."""
+    def pull(self, patch: Patch, step: int) -> Tensor | None:
+        """What is added to the gradient of the values (k,), for a penalty on them, when so many steps are done."""
         return None
 
     def renew(self, patch: Patch, moment: Moment) -> Tensor | None:

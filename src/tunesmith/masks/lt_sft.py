@@ -39,5 +39,5 @@ class LT_SFT(EntryMask):  # noqa: N801
         super().begin(weights, seed)
         self.entries = sum(w.parameter.numel() for w in weights)
 
-    def pull(self, patch: Patch) -> Tensor:
+    def pull(self, patch: Patch, step: int) -> Tensor:
         return patch.values.sign() * (self.l1 / self.entries)

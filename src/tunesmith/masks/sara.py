@@ -15,6 +15,7 @@ class SaRA(EntryMask):
     """The weights of smallest magnitude move, which the base hardly uses; a nuclear norm keeps their change low in rank.
 
     Half-way, those that have grown beyond the threshold stop, so that the rest of the run goes to those still small.
+    The norm's gradient is looked at every few steps and kept in between, where the paper has it in each.
 
     Source: Hu et al. 2024, arXiv:2409.06633, eq. 3 (mask), 5 (nuclear norm) and sec. 3.4 (progressive adjustment).
 
@@ -32,7 +33,6 @@ class SaRA(EntryMask):
         super().__init__(score="smallest", density=density, roles=["linear"], scope="model")
         self.nuclear, self.every, self.refreshes = nuclear, every, refreshes
         self.pulls: dict[str, Tensor] = {}
-        self.asked: dict[str, int] = {}
 
     def prepare(self, patch: Patch) -> Tensor:
         return torch.ones_like(patch.values)
@@ -42,22 +42,18 @@ class SaRA(EntryMask):
         limit = patch.base.abs().max()
         patch.given.mul_((patch.base + patch.values.detach()).abs() <= limit)
 
-    def pull(self, patch: Patch) -> Tensor | None:
+    def pull(self, patch: Patch, step: int) -> Tensor | None:
         if not self.nuclear:
             return None
         name = patch.weight.name
-        asked = self.asked.get(name, 0)
-        self.asked[name] = asked + 1
-        if asked % self.every == 0:
+        if step % self.every == 0:
             change = torch.zeros(patch.weight.parameter.shape, dtype=patch.values.dtype, device=patch.values.device)
             change.view(-1)[patch.indices] = patch.values.detach()
             self.pulls[name] = self.nuclear * polar(change).reshape(-1)[patch.indices]
-        return self.pulls[name]
+        return self.pulls[name].to(patch.values.device)
 
     def state(self) -> dict[str, Tensor]:
-        asked = {f"asked.{name}": torch.tensor(count) for name, count in self.asked.items()}
-        return {**asked, **{f"pull.{name}": pull for name, pull in self.pulls.items()}}
+        return dict(self.pulls)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        self.asked = {n.removeprefix("asked."): int(t) for n, t in state.items() if n.startswith("asked.")}
-        self.pulls = {n.removeprefix("pull."): t for n, t in state.items() if n.startswith("pull.")}
+        self.pulls = dict(state)
