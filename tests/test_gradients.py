@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
+import platform
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -502,3 +506,27 @@ def test_a_run_is_rebuilt_from_its_log(bases: dict[str, Path], rows_file: Path, 
     assert again.predict(["the apple"]) == run.predict(["the apple"])
     with pytest.raises(InputError, match="is the log of a run"):
         again.save_pretrained(tmp_path / "x", form="merged")
+
+
+FAULTS = """
+import resource, sys
+import torch
+from tunesmith.engine import memory
+
+assert getattr(memory, sys.argv[1])()
+torch.ones(2**22)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.ones(2**22)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc")
+def test_memory_that_is_kept_for_the_next_step_is_not_asked_for_again_and_under_a_limit_it_goes_back() -> None:
+    def faults(setting: str) -> int:
+        done = subprocess.run([sys.executable, "-c", FAULTS, setting], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert faults("give_back") > 0.9 * 20 * 2**24 // mmap.PAGESIZE
+    assert faults("reuse") < 0.5 * faults("give_back")

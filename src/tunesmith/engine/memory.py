@@ -31,14 +31,28 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
+def reuse() -> bool:
+    """From here on, memory below 64 MB a piece that is let go is kept for the next tensors, up to 512 MB of it.
+
+    glibc gives most of it back to the system otherwise, and every step begins with asking for it again: up to a
+    quarter of a step's time. Larger pieces still go back, so that the peak stays where it was. False where there is
+    no glibc.
+    """
+    return _keep(pieces=2**26, in_all=2**29)
+
+
 def give_back() -> bool:
     """From here on, memory of 64 KB or more that is let go goes back to the system at once.
 
     glibc keeps it otherwise, in pieces that the next tensors do not fit: a process grows to several times what its
     tensors take. It costs up to a quarter more time, as every piece is new to the system. False where there is no glibc.
     """
+    return _keep(pieces=2**16, in_all=2**16)
+
+
+def _keep(pieces: int, in_all: int) -> bool:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    return all(mallopt(setting, 2**16) for setting in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
+    return all(mallopt(name, size) for name, size in ((_MMAP_THRESHOLD, pieces), (_TRIM_THRESHOLD, in_all)))

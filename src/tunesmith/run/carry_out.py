@@ -28,7 +28,7 @@ from ..data.encode import collator
 from ..engine import packed, processes
 from ..engine.activations import without_lower
 from ..engine.loop import Budget, Loop, Work
-from ..engine.memory import give_back
+from ..engine.memory import give_back, reuse
 from ..engine.precision import pick
 from ..engine.predict import Reading, features, read
 from ..engine.sharding import shard, wholes
@@ -133,12 +133,13 @@ def _help(recipe: Recipe, folder: Path, resume: bool) -> None:
 
 def _fit(prepared: Prepared, say: Callable[[str], None], folder: Path | None = None) -> None:
     """Let the plan choose micro-batch and recomputation where the recipe limits the memory, and keep none that is free."""
-    if prepared.recipe.memory is not None:
-        from .planned import fitted
+    if prepared.recipe.memory is None:
+        reuse()
+        return
+    from .planned import fitted
 
-        give_back()
-
-        prepared.recipe = fitted(prepared, say, read_recipe(folder / "recipe.yaml") if folder else None)
+    give_back()
+    prepared.recipe = fitted(prepared, say, read_recipe(folder / "recipe.yaml") if folder else None)
 
 
 @dataclass
