@@ -9,8 +9,8 @@ from tunesmith.comparing import arena
 from tunesmith.comparing.identity import Identities
 from tunesmith.parts import Part
 
-CONTEXT_ROWS = 3
-"""Training rows that stand in the context of a technique that begins as examples."""
+CONTEXT_ROWS, CONTEXT_TOKENS = 3, 64
+"""Training rows, and the most of their tokens, that stand in the context of a technique that begins as examples."""
 
 
 def every() -> list[Part]:
@@ -34,10 +34,10 @@ def technique(part: Part, task: str, identities: Identities) -> dict[str, Any]:
 
 
 def _examples(task: str, identities: Identities) -> list[int]:
-    """Ids of the first training rows' text and label, one after the other."""
+    """Ids of the first training rows' texts and labels, one after the other, as many as fit."""
     prepared = identities.prepared(arena.find(task).recipe({"mask": "head"}))
     table, indices = prepared.parted.tables["train"], prepared.parted.indices["train"][:CONTEXT_ROWS]
     columns = prepared.task.columns
     text = " ".join(": ".join(str(table[int(i)][c]) for c in columns.values()) for i in indices)
     ids: list[int] = prepared.reader.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+    return ids[:CONTEXT_TOKENS]

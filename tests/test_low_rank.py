@@ -163,11 +163,13 @@ def test_corda_splits_the_weight_in_the_context_of_the_inputs() -> None:
         one = adapters(loop.work.host)[0]
         x = inputs[one.site.path].double()
         C = x.T @ x
-        C += 0.01 * C.diagonal().mean() * torch.eye(16)
+        C = C / C.diagonal().mean() + 0.01 * torch.eye(16)
         U, s, V = torch.linalg.svd(one.site.weight.double() @ C)
         expected = U[:, chosen] @ torch.diag(s[chosen]) @ V[chosen] @ torch.linalg.inv(C)
         actual = one.scale * one.B0.double() @ one.A0.double()
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5)
+        length = (s[chosen] / one.scale).sqrt().float()
+        torch.testing.assert_close(one.B0.norm(dim=0), length, rtol=1e-3, atol=1e-5)
 
 
 def test_colora_gives_rank_to_what_contributes() -> None:

@@ -14,6 +14,9 @@ from ._low_rank import Anchored, dense
 class CorDA(Anchored):
     """LoRA that starts from the weight's components in the context of the inputs: those of ``W C``, ``C = X X^T``.
 
+    The mean of ``C``'s diagonal is made 1: with more tokens ``B`` would start larger and ``A`` smaller, and the same step
+    would move the weight further.
+
     Source: Yang et al. 2024, arXiv:2406.05223, sec. 3.
 
     Settings:
@@ -45,7 +48,7 @@ class CorDA(Anchored):
     def settle(cls, adapters: Sequence[Self]) -> None:
         for adapter in adapters:
             assert adapter.moments is not None
-            C, inverse = _invertible(adapter.moments, adapter.damping)
+            C, inverse = _invertible(adapter.moments / adapter.moments.diagonal().mean(), adapter.damping)
             U, s, V = torch.linalg.svd(dense(adapter.site).double() @ C, full_matrices=False)
             V, rank = V @ inverse, len(adapter.A)
             chosen = slice(0, rank) if adapter.mode == "instruction" else slice(len(s) - rank, len(s))
@@ -54,9 +57,9 @@ class CorDA(Anchored):
 
 
 def _invertible(C: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """``C`` with a damped diagonal, and its inverse."""
+    """``C``, whose diagonal's mean is 1, with a damped diagonal; and its inverse."""
     eye = torch.eye(len(C), dtype=C.dtype, device=C.device)
-    added = damping * C.diagonal().mean()
+    added = damping
     while True:
         damped = C + added * eye
         inverse, failed = torch.linalg.inv_ex(damped)
