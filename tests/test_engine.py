@@ -222,6 +222,24 @@ def test_nothing_learns_is_an_error() -> None:
         list(Loop(made))
 
 
+def test_a_first_step_that_teaches_nothing_is_no_error_but_ten_of_them_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss may weigh every row of a batch with zero."""
+    plain, silent = Loop._gradient, 1
+
+    def gradient(self: Loop, indices: Any) -> Any:
+        loss, units, tokens = plain(self, indices)
+        if self.state.step >= silent:
+            return loss, units, tokens
+        self.optimizer.zero_grad(set_to_none=True)
+        return 0 * loss, units, tokens
+
+    monkeypatch.setattr(Loop, "_gradient", gradient)
+    assert list(Loop(work(budget=Budget(epochs=None, steps=12))))[-1]["event"] == "end"
+    silent = 12
+    with pytest.raises(RunError, match="after 10 steps nothing has learned"):
+        list(Loop(work(budget=Budget(epochs=None, steps=12))))
+
+
 @pytest.mark.parametrize("budget,steps,why", [
     (Budget(epochs=2), 6, "budget"), (Budget(epochs=None, rows=20), 3, "budget"), (Budget(epochs=0.34), 1, "budget"),
     (Budget(epochs=9, minutes=1e-6), 1, "minutes"), (Budget(epochs=9, steps=4), 4, "budget"),

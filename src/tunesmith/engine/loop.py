@@ -345,7 +345,7 @@ class Loop:
                 "tokens_per_second": self.state.tokens / max(self.state.seconds, 1e-9), "progress": self._progress(),
             }  # fmt: skip
             if watch and self.state.step in (1, WATCHED):
-                yield from self._report_sleepers(watch)
+                yield from self._report_sleepers(watch, event["loss"])
                 watch = watch if self.state.step < WATCHED else None
             self._hear_interrupt()
             if self._validation_due():
@@ -673,10 +673,13 @@ class Loop:
         """Keep the weights of now as the best so far."""
         self._best = {name: tensor.clone() for name, tensor in self._tensors().items()}
 
-    def _report_sleepers(self, watch: Watch) -> Iterator[dict[str, Any]]:
-        """After the first and the last watched step: which trainable tensors have not learned."""
+    def _report_sleepers(self, watch: Watch, loss: float) -> Iterator[dict[str, Any]]:
+        """After the first and the last watched step: which trainable tensors have not learned.
+
+        A first step without a loss had nothing to teach, such as one whose rows all weigh nothing.
+        """
         asleep = watch.asleep()
-        if len(asleep) == len(self.parameters):
+        if len(asleep) == len(self.parameters) and (loss != 0 or self.state.step == WATCHED):
             name, why = next(iter(asleep.items()))
             raise RunError(f"after {self.state.step} steps nothing has learned: {name} got {why}")
         if self.state.step == WATCHED:
