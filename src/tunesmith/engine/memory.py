@@ -51,6 +51,7 @@ def give_back() -> bool:
 
 
 def _keep(pieces: int, in_all: int) -> bool:
+    """Let glibc keep free memory in pieces below so many bytes, and so many bytes in all; whether it could be told."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
