@@ -145,8 +145,7 @@ def of_paper(folder: Path, name: str) -> list[Claim]:
     number = name.zfill(3) if name.isdigit() else name
     fits = [c for c in claims.values() if number == c.id or name in (c.name, c.stem)]
     if not fits:
-        valid = dict.fromkeys(claims) | {v: None for c in claims.values() for v in (c.id, c.name)}
-        raise unknown("claim", name, valid)
+        raise unknown("claim", name, claims)
     return fits
 
 
