@@ -3,8 +3,9 @@
     python bench/presets.py [--only NAME ...] [--workers 2] [--lm]
 
 On two arena tasks with fewer rows. Each part gets three rates, a fifth of its default to five times it, and one more beyond
-the range if an end wins, on the first seed and by the loss of validation rows; the best goes on to three seeds, on held-out
-rows, which had no part in the choice. One file a part, ``bench/presets/NAME.json``, written when it is whole; one that was
+the range if an end wins, on the first seed and by the loss of validation rows. Of those that are nearly as good as the best,
+the lowest goes on to three seeds, on held-out rows, which had no part in the choice: too high a rate ruins what it is used
+on next, too low a one only learns more slowly. One file a part, ``bench/presets/NAME.json``, written when it is whole; one that was
 made of the same code, rows and rates is left alone, and its trainings lie in a store, so that a run that was cut off goes
 on. ``--lm`` adds a language-model task, at the same rate. ``bench/parts.py`` takes the files into the package, and
 ``bench/adapters_page.py`` draws them.
@@ -45,8 +46,9 @@ FACTORS = (0.2, 1.0, 5.0)
 SEEDS = (0, 1, 2)
 COSTS = ("trainable", "stored_bytes", "peak_bytes", "training_seconds", "flops")
 
-WITHIN = 1.1
-"""A rate belongs to a part's range if its loss is at most so many times that of the best rate, on the mean of the tasks."""
+GAIN = 0.75
+"""A rate belongs to a part's range if it gains at least this share of what the best does, on the mean of the tasks: what the
+validation loss falls by from the lowest rate tried."""
 
 
 class Test:
@@ -75,7 +77,7 @@ class Test:
         same = {"seed": 0, "optimizer": arena.at_rate(1.0)}
         recipes = [arena.find(t).recipe({**self.technique(t), **same}, **OPTIONS) for t in TASKS]
         facts = [self.identities.of(recipe).fingerprint for recipe in recipes]
-        return hash_json([facts, FACTORS, SEEDS, WITHIN, self.head and self.head["rate"]])[:16]
+        return hash_json([facts, FACTORS, SEEDS, GAIN, self.head and self.head["rate"]])[:16]
 
     def stands(self) -> bool:
         """Whether the part's file is there, of this code and these rows, and of its default or what made it the default."""
@@ -88,8 +90,8 @@ class Test:
         """What the part's file holds."""
         name = self.part.name
         found = tuned_rates([self], store, self.how)
-        rate = found["rates"]["encoder"][name]
         trials = [[r, task, loss if math.isfinite(loss) else None] for _, _, r, task, loss in found["trials"]]
+        rate, highest = reach(trials)
         ours = self.results(TASKS, self.technique, rate, OPTIONS)
         theirs = self.results(TASKS, lambda _: {"mask": "head"}, self.head["rate"], OPTIONS) if self.head else {}
         changes = [difference(ours[task], theirs[task], task) for task in theirs]
@@ -97,7 +99,7 @@ class Test:
         tasks = {task: summary(results) for task, results in ours.items()}
         return {
             "part": f"{self.part.kind}.{name}", "fingerprint": self.fingerprint(), "rate": rate, "default": self.default,
-            "range": reach(trials), "trials": trials, "seeds": len(SEEDS),
+            "range": [rate, highest], "best": found["rates"]["encoder"][name], "trials": trials, "seeds": len(SEEDS),
             "dead": any(t["score"]["value"] <= t["commonest"] for t in tasks.values()),
             "beats_head": beats and {"value": beats.value, "low": beats.low, "high": beats.high},
             "tasks": tasks, "environment": next(iter(ours.values()))[0].environment,
@@ -146,14 +148,17 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def reach(trials: Sequence[Sequence[Any]]) -> list[float]:
-    """The lowest and the highest rate tried that are about as good as the best."""
-    losses = [(rate, task, math.inf if loss is None else loss) for rate, task, loss in trials]
-    best = {task: min(loss for _, t, loss in losses if t == task) for task in TASKS}
-    shares = {rate: [loss / best[task] for r, task, loss in losses if r == rate] for rate in {t[0] for t in losses}}
-    means = {rate: statistics.fmean(values) for rate, values in shares.items()}
-    good = [rate for rate, mean in means.items() if mean <= WITHIN * min(means.values())]
-    return [min(good), max(good)]
+def reach(trials: Sequence[Sequence[Any]]) -> tuple[float, float]:
+    """The lowest and the highest rate tried that are nearly as good as the best."""
+    losses = {(rate, task): math.inf if loss is None else loss for rate, task, loss in trials}
+    rates = sorted({rate for rate, _ in losses})
+    gains = {(r, task): losses[rates[0], task] - loss for (r, task), loss in losses.items()}
+    most = {task: max(gains[r, task] for r in rates) for task in TASKS}
+    shares = {
+        r: statistics.fmean(gains[r, t] / most[t] if most[t] else float(r == rates[0]) for t in TASKS) for r in rates
+    }
+    good = [r for r, share in shares.items() if share >= GAIN * max(shares.values())]
+    return min(good), max(good)
 
 
 def read(name: str) -> dict[str, Any] | None:
