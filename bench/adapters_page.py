@@ -104,7 +104,8 @@ def field_notes(found: Tests) -> str:
     first = next(iter(found.values()))["environment"]
     return (
         f"{text} {len(found)} have a learning test: scores are means over {next(iter(found.values()))['seeds']} seeds with 95 % "
-        f"intervals at the best rate tried; {said}. Rates are those whose validation loss is within a tenth of the best. "
+        f"intervals at the lowest of the part's good rates, which it brings along; {said}. Good rates are those whose validation loss "
+        "falls by at least three quarters of what it does at the best one. "
         f"{first['processor']}, commit {first['commit']}."
     )
 

@@ -1,4 +1,4 @@
-"""Tuning of learning rates: what is planted is found, and a rate that fails is the worst."""
+"""Tuning of learning rates: what is planted is found, and a rate that fails is the worst; and those that parts bring along."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from tunesmith import recipe as recipes
 from tunesmith.comparing import arena
 from tunesmith.comparing.pool import Job
 from tunesmith.comparing.store import Store
 from tunesmith.errors import RunError
+from tunesmith.run.prepare import prepare
 
 BEST = 3e-3
 
@@ -77,3 +79,40 @@ def test_a_technique_that_fails_at_every_rate_says_so(tried: list[Job], tmp_path
 def test_the_baselines_are_what_is_tuned_if_nothing_else_is_named(tried: list[Job], tmp_path: Path) -> None:
     said = arena.tune_rates(Store(tmp_path))
     assert {f: set(t) for f, t in said["rates"].items()} == {f: set(arena.TECHNIQUES) for f in arena.TUNED_ON}
+
+
+# ---------------------------------------------------------------------- what parts bring along
+
+
+def brought(width: int | None, **technique: Any) -> float | None:
+    return recipes.make({"rows": "x.csv", **technique}).with_rate(width).rate
+
+
+@pytest.mark.parametrize(
+    ("technique", "power"),
+    [({"mask": "everything"}, 1.0), ({"adapter": "lora"}, 0.5), ({"adapter": "prefix_tuning"}, 0.5)],
+)
+def test_a_rate_that_was_found_on_narrow_bases_falls_on_wider_ones(technique: dict[str, Any], power: float) -> None:
+    found = brought(384, **technique)
+    assert found is not None
+    assert brought(None, **technique) == brought(64, **technique) == found
+    assert brought(4 * 384, **technique) == pytest.approx(found / 4**power)
+
+
+def test_a_given_rate_is_the_rate_on_every_base() -> None:
+    given = {"optimizer": ["clip_norm", {"adamw": {"lr": 3e-4}}], "mask": "everything"}
+    assert brought(384, **given) == brought(8192, **given) == 3e-4
+
+
+def test_of_several_parts_the_lowest_rate_on_this_base_is_taken() -> None:
+    mask, adapter = brought(8192, mask="everything"), brought(8192, adapter="lora")
+    assert mask is not None and adapter is not None
+    assert brought(8192, mask="everything", adapter="lora") == min(mask, adapter)
+
+
+def test_the_rate_is_written_with_what_was_run(bases: dict[str, Path], rows_file: Path) -> None:
+    values = {"base": str(bases["bert"]), "rows": str(rows_file), "adapter": "lora", "length": {"max": 16}}
+    given = recipes.make(values)
+    complete = prepare(given).recipe
+    assert given.rate is None and complete.rate == brought(None, adapter="lora")
+    assert recipes.make(complete.to_dict()) == complete

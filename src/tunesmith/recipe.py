@@ -142,6 +142,10 @@ class Saves(_Strict):
     steps: Count | None = Field(default=None, description="also after so many steps")
 
 
+TESTED_WIDTH = 384
+"""Size of the hidden states of the bases on which the parts' learning rates were found (MiniLM)."""
+
+
 class Recipe(_Strict):
     """Everything that defines a run. A complete recipe has every default written out."""
 
@@ -203,13 +207,27 @@ class Recipe(_Strict):
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=100)
 
     @property
-    def rate(self) -> float:
-        """The learning rate: the given one, else the tested one of the adapter or the mask, the lowest of several."""
+    def rate(self) -> float | None:
+        """The learning rate; None where the recipe leaves it to its parts (`with_rate`)."""
         given = self.optimizer[-1].settings.get("lr")
-        if given is not None:
-            return float(given)
-        parts = [*self.adapter, *([self.mask] if self.mask else [])]
-        return min(float(p.part.attributes["rate"]) for p in parts)
+        return None if given is None else float(given)
+
+    def with_rate(self, width: int | None) -> Recipe:
+        """A copy that names its learning rate: its own, else the tested one of the adapter or the mask, the lowest of several.
+
+        Parts were tested on bases of `TESTED_WIDTH`; on a wider one their rate falls by a power of the width that each states.
+
+        Args:
+            width: size of the base's hidden states; None where it is unknown: then nothing falls.
+        """
+        if self.rate is not None:
+            return self
+        wider = max(1.0, (width or 0) / TESTED_WIDTH)
+        brought = [c.part.attributes for c in (*self.adapter, *([self.mask] if self.mask else []))]
+        rate = min(float(a["rate"]) / wider ** float(a["width_power"]) for a in brought)
+        *before, last = plain(self.optimizer)
+        named = {name: {**settings, "lr": float(f"{rate:.3g}")} for name, settings in last.items()}
+        return self.updated({"optimizer": [*before, named]})
 
     def updated(self, changes: Mapping[str, Any]) -> Recipe:
         """A copy with other values; checked again."""

@@ -38,6 +38,8 @@ class Adapter(nn.Module):
         changes_at_birth: why the model differs from its base before any training; empty where it does not.
         composes: whether it combines the adapters that its sites have already (`Composition`).
         rate: the learning rate that passed the recorded learning test; used where a recipe names none.
+        width_power: its rate falls with this power of the base's width: that of a low-rank product whose second factor begins
+            at zero does so with the square root (Hayou et al. 2024, arXiv:2406.08447, sec. 3).
         peft: PEFT's name of the technique (``peft_type``) where PEFT has it, for export in its format.
         peft_names: PEFT's names of its tensors, after the module's path.
         peft_shared: PEFT's names of the tensors that it shares between sites.
@@ -71,6 +73,7 @@ class Adapter(nn.Module):
     changes_at_birth: ClassVar[str] = ""
     composes: ClassVar[bool] = False
     rate: ClassVar[float] = 1e-3
+    width_power: ClassVar[float] = 0.5
     peft: ClassVar[str] = ""
     peft_names: ClassVar[dict[str, str]] = {}
     peft_shared: ClassVar[dict[str, str]] = {}

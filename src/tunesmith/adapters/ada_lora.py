@@ -28,7 +28,7 @@ class AdaLoRA(LowRank):
         beta2: decay of the mean of its spread.
     """
 
-    rate = 2e-3
+    rate = 1e-2
     peft = "ADALORA"
     peft_names = {"A": "lora_A", "B": "lora_B", "E": "lora_E"}  # noqa: RUF012
     scratch = ("kept", "steps", *(f"{n}_{k}" for n in "ABE" for k in ("mean", "spread")))

@@ -26,7 +26,7 @@ class APT(Adapter):
     targets = ["sublayer.attention"]  # noqa: RUF012
     folds = False
     accepts = ("sublayer",)
-    rate = 5e-3
+    rate = 2.5e-2
 
     def __init__(self, site: Site, *, length: Count = 100, rank: Count = 8):
         super().__init__(site)

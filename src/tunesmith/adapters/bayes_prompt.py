@@ -32,7 +32,7 @@ class BayesPrompt(Prompt):
         spread: standard deviation of a sample about its mean, as a share of the typical distance.
     """
 
-    rate = 1e-2
+    rate = 1.25e-1
     observes = 16
 
     def __init__(

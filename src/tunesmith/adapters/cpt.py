@@ -28,7 +28,7 @@ class CPT(Prompt):
     """
 
     changes_at_birth = "it begins as examples in the context"
-    rate = 1e-2
+    rate = 5e-2
     base: Tensor
 
     def __init__(self, site: Site, *, context: list[int] = [], fixed: list[int] = [], radius: NonNegative = 0.1):  # noqa: B006

@@ -27,7 +27,7 @@ class DiscretePrompt(Prompt):
         spread: standard deviation of the logits at the start; the smaller, the evener the choice.
     """
 
-    rate = 1e-1
+    rate = 2e-2
     observes = 16
     draws = True
     ids: Tensor

@@ -27,7 +27,7 @@ class EPT(Prompt):
         start: where the vectors begin: embeddings of frequent words, or noise.
     """
 
-    rate = 5e-3
+    rate = 2.5e-2
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ class IA3(Adapter):
     """
 
     targets = ["attention.key", "attention.value", "mlp.down"]  # noqa: RUF012
-    rate = 5e-3
+    rate = 2.5e-2
     peft = "IA3"
     peft_names: ClassVar[dict[str, str]] = {"scale": "ia3_l"}
 

@@ -28,7 +28,7 @@ class LOFIT(Adapter):
     targets = ["attention.heads"]  # noqa: RUF012
     folds = False
     accepts = ("heads",)
-    rate = 5e-3
+    rate = 2.5e-2
     chosen: Tensor
     second: Tensor
 

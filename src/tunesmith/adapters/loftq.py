@@ -28,7 +28,7 @@ class LoftQ(Anchored):
         block: weights that share one scale of the quantisation.
     """
 
-    rate = 5e-4
+    rate = 2.5e-3
 
     def __init__(self, site: Site, *, iterations: Count = 5, block: Count = 64, **low_rank: Any):
         super().__init__(site, **low_rank)

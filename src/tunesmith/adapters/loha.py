@@ -21,7 +21,7 @@ class LoHA(Adapter):
         alpha: the update is multiplied by ``alpha / rank``.
     """
 
-    rate = 1e-3
+    rate = 5e-3
     peft = "LOHA"
     peft_names: ClassVar[dict[str, str]] = {"B1": "hada_w1_a", "A1": "hada_w1_b", "B2": "hada_w2_a", "A2": "hada_w2_b"}
 

@@ -20,6 +20,7 @@ class MoSA(Bottleneck):
         hierarchical: whether the down-projection stays whole and the up-projection alone is cut, for few rows.
     """
 
+    rate = 1.25e-2
     of_down: Tensor
     of_up: Tensor
 

@@ -11,7 +11,7 @@ class OLoRA(Anchored):
     Source: Büyükakyüz 2024, arXiv:2406.01775, algorithm 1.
     """
 
-    rate = 2e-4
+    rate = 1e-3
 
     def begin(self) -> None:
         Q, R = torch.linalg.qr(dense(self.site))

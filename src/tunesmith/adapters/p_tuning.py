@@ -22,7 +22,7 @@ class PTuning(Prompt):
         layers_of_lstm: layers of the LSTM.
     """
 
-    rate = 1e-3
+    rate = 1.25e-2
     peft = "P_TUNING"
 
     def __init__(

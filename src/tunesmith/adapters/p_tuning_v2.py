@@ -15,7 +15,7 @@ class PTuningV2(PrefixTuning):
         hidden: width of the network that makes all keys and values; 0 trains them directly.
     """
 
-    rate = 7e-3
+    rate = 3.5e-2
 
     def __init__(self, site: Site, *, length: Count = 16, hidden: Whole = 0):
         super().__init__(site, length=length, hidden=hidden)

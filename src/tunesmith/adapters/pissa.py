@@ -18,7 +18,7 @@ class PiSSA(Anchored):
         iterations: rounds of the randomised decomposition, which is fast on large layers; 0 for the exact one.
     """
 
-    rate = 2e-4
+    rate = 1e-3
 
     def __init__(self, site: Site, *, iterations: Whole = 0, **low_rank: Any):
         super().__init__(site, **low_rank)

@@ -19,6 +19,7 @@ class PromptTuning(Prompt):
         start: where the vectors begin: embeddings of frequent words, or noise.
     """
 
+    rate = 1.25e-1
     peft = "PROMPT_TUNING"
     peft_names: ClassVar[dict[str, str]] = {"prompt": "prompt_embeddings"}
     peft_prompts = ("PROMPT_TUNING", "P_TUNING")

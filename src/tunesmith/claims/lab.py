@@ -107,7 +107,7 @@ class Lab:
         """The prepared rows of a recipe with the recipe itself, of which recipes that share rows know nothing."""
         known = self.prepared(recipe)
         filled = {"base": known.base.name, "length": known.recipe.length.model_dump()}
-        return replace(known, recipe=recipe.updated(filled))
+        return replace(known, recipe=recipe.with_rate(known.base.width).updated(filled))
 
     def tuned(self, recipe: Recipe) -> Path:
         """Kept in the cache: weights are large, and can be made again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,12 @@ class Identities:
             InputError: anything in the recipe or its rows that the user can mend.
         """
         prepared = self.prepared(recipe)
-        options = {k: v for k, v in recipe.to_dict().items() if k not in _UNCOUNTED}
+        rated = recipe.with_rate(prepared.base.width)
+        options = {k: v for k, v in rated.to_dict().items() if k not in _UNCOUNTED}
         options["rows"] = {k: v for k, v in options["rows"].items() if k not in ("train", "validation", "test")}
         options |= {
             "task": recipe.task or prepared.task.name,
             "length": {**options["length"], "max": prepared.reader.max_length},
-            "optimizer": _with_rate(options["optimizer"], recipe.rate),
         }
         if what == "before":
             options = {k: v for k, v in options.items() if k in _ROWS}
@@ -78,12 +78,6 @@ class Identities:
             "base": prepared.base.fingerprint,
             "parts": codes(recipe) if what == "tuned" else {},
         })  # fmt: skip
-
-
-def _with_rate(optimizer: Sequence[Mapping[str, Any]], rate: float) -> list[Any]:
-    """An optimizer's rules with the learning rate, which a part may have brought along."""
-    *before, last = optimizer
-    return [*before, {name: {**settings, "lr": rate} for name, settings in last.items()}]
 
 
 _FOLDERS = ("upon", "tuned", "found")

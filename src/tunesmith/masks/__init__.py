@@ -35,6 +35,8 @@ class Mask:
 
     Attributes:
         rate: the learning rate that passed the recorded learning test; used where a recipe names none.
+        width_power: its rate falls with this power of the base's width: that of Adam on the matrices of a model does so with
+            the first (Yang et al. 2022, arXiv:2203.03466, table 3).
         sparse: whether it chooses entries inside tensors, so that only vectors of them train and are saved.
         follows: whether it sees every step's change (`follow`).
         filters: whether it changes the gradient before the optimizer sees it (`filter`).
@@ -43,7 +45,8 @@ class Mask:
         samples: training rows whose gradients it observes before training; an instance may set it.
     """
 
-    rate: ClassVar[float] = 5e-5
+    rate: ClassVar[float] = 2.5e-4
+    width_power: ClassVar[float] = 1.0
     sparse: ClassVar[bool] = False
     follows: ClassVar[bool] = False
     filters: ClassVar[bool] = False

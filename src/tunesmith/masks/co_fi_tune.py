@@ -31,7 +31,7 @@ class CoFiTune(EntryMask):
         dropout: share of the input embeddings that is dropped in the two passes.
     """
 
-    rate: ClassVar[float] = 1e-4
+    rate: ClassVar[float] = 1.25e-3
     soft: ClassVar[bool] = True
 
     def __init__(

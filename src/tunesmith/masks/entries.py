@@ -62,7 +62,7 @@ class FisherNorms(EntryMask):
         samples: training rows that the information is estimated from.
     """
 
-    rate: ClassVar[float] = 2e-3
+    rate: ClassVar[float] = 1e-2
 
     def __init__(self, *, density: Share = 0.2, samples: Count = 128):
         super().__init__(score="fisher", density=density, roles=["norm"], scope="model", samples=samples)
@@ -77,7 +77,7 @@ class MagnitudeEntries(EntryMask):
         density: share of each tensor that moves.
     """
 
-    rate: ClassVar[float] = 1e-3
+    rate: ClassVar[float] = 5e-3
 
     def __init__(self, *, density: Share = 0.01):
         super().__init__(score="magnitude", density=density)
@@ -92,7 +92,7 @@ class RandomEntries(EntryMask):
         density: share of each tensor that moves.
     """
 
-    rate: ClassVar[float] = 1e-3
+    rate: ClassVar[float] = 5e-3
 
     def __init__(self, *, density: Share = 0.01):
         super().__init__(score="random", density=density)

@@ -21,7 +21,7 @@ class GMT(Mask):
         dropped: share of each tensor's gradient that is set to zero.
     """
 
-    rate: ClassVar[float] = 5e-5
+    rate: ClassVar[float] = 2.5e-4
     filters: ClassVar[bool] = True
 
     def __init__(self, *, dropped: Decay = 0.3):

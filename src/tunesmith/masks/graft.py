@@ -32,7 +32,7 @@ class Graft(EntryMask):
         scout: length of the full tuning as a multiple of the budget.
     """
 
-    rate: ClassVar[float] = 5e-4
+    rate: ClassVar[float] = 6.25e-3
     keeps_head: ClassVar[bool] = True
 
     def __init__(self, *, density: Share = 0.001, pool: Positive = 10.0, scout: Positive = 1.0):

@@ -30,7 +30,7 @@ class GreenTrainer(Mask):
         measured: steps in which all move before each choice; they are not in the budget.
     """
 
-    rate: ClassVar[float] = 5e-5
+    rate: ClassVar[float] = 2.5e-4
     follows: ClassVar[bool] = True
 
     def __init__(self, *, budget: Share = 0.6, choices: Count = 3, measured: Count = 2):

@@ -20,7 +20,7 @@ class HFT(Mask):
         stages: how often the half is drawn, at even distances; the optimizer begins anew for what comes to rest.
     """
 
-    rate: ClassVar[float] = 5e-5
+    rate: ClassVar[float] = 2.5e-4
     forgets: ClassVar[bool] = True
 
     def __init__(self, *, stages: Count = 1):

@@ -17,7 +17,7 @@ class Biases(Mask):
         layers: indices of the layers whose biases move; any choice but ``all`` leaves out what lies outside the layers.
     """
 
-    rate: ClassVar[float] = 2e-3
+    rate: ClassVar[float] = 1e-2
 
     def __init__(self, *, layers: Layers = "all"):
         self.layers = layers
@@ -36,7 +36,7 @@ class Norms(Mask):
         layers: indices of the layers whose norms move; any choice but ``all`` leaves out what lies outside the layers.
     """
 
-    rate: ClassVar[float] = 2e-3
+    rate: ClassVar[float] = 1e-2
 
     def __init__(self, *, layers: Layers = "all"):
         self.layers = layers
@@ -55,7 +55,7 @@ class Components(Mask):
         layers: indices of the layers in which they move; any choice but ``all`` leaves out what lies outside the layers.
     """
 
-    rate: ClassVar[float] = 1e-4
+    rate: ClassVar[float] = 1.25e-3
 
     def __init__(self, *, roles: Roles = ["attention.q*", "norm"], layers: Layers = "all"):  # noqa: B006
         self.roles, self.layers = roles, layers

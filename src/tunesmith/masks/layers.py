@@ -24,7 +24,7 @@ class Head(Mask):
     Source: Alain and Bengio 2016, arXiv:1610.01644 (a linear probe on a frozen network).
     """
 
-    rate: ClassVar[float] = 5e-3
+    rate: ClassVar[float] = 2.5e-2
 
     def trains(self, weight: Weight) -> bool:
         return weight.role == "head" or weight.tied
@@ -39,7 +39,7 @@ class TopLayers(Mask):
         count: number of layers that train, from the top; in each stack where the model has two.
     """
 
-    rate: ClassVar[float] = 1e-4
+    rate: ClassVar[float] = 5e-4
 
     def __init__(self, *, count: Count = 2):
         self.count = count
@@ -61,7 +61,7 @@ class Elsa(Mask):
         share: share of the layers that train, from the top and rounded up; in each stack where the model has two.
     """
 
-    rate: ClassVar[float] = 1e-4
+    rate: ClassVar[float] = 5e-4
 
     def __init__(self, *, share: Share = 0.25):
         self.share = share

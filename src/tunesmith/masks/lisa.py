@@ -20,7 +20,7 @@ class LISA(Mask):
         period: steps between draws.
     """
 
-    rate: ClassVar[float] = 5e-5
+    rate: ClassVar[float] = 2.5e-4
     forgets: ClassVar[bool] = True
 
     def __init__(self, *, count: Count = 2, period: Count = 10):

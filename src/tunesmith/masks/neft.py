@@ -16,7 +16,7 @@ class NeFT(EntryMask):
         scout: length of the full tuning as a multiple of the budget.
     """
 
-    rate: ClassVar[float] = 2e-4
+    rate: ClassVar[float] = 1e-3
 
     def __init__(self, *, density: Share = 0.06, scout: Positive = 1.0):
         super().__init__(score="cosine", density=density, roles=["linear"], scope="model", unit="row")

@@ -27,7 +27,7 @@ class SlimFit(Mask):
         warmup: steps in which all move before the first choice.
     """
 
-    rate: ClassVar[float] = 5e-5
+    rate: ClassVar[float] = 2.5e-4
     follows: ClassVar[bool] = True
 
     def __init__(self, *, frozen: Decay = 0.75, every: Count = 1, warmup: Count = 2):

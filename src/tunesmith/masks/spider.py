@@ -23,7 +23,7 @@ class SPIDER(EntryMask):
         samples: training rows whose gradients are added up.
     """
 
-    rate: ClassVar[float] = 1e-4
+    rate: ClassVar[float] = 5e-4
     soft: ClassVar[bool] = True
 
     def __init__(self, *, roles: Roles = ["linear"], samples: Count = 256):  # noqa: B006

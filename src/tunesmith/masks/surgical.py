@@ -23,7 +23,7 @@ class Surgical(Mask):
         samples: training rows that the information is estimated from; the paper finds 100 enough.
     """
 
-    rate: ClassVar[float] = 1e-4
+    rate: ClassVar[float] = 5e-4
 
     def __init__(self, *, count: Count = 2, samples: Count = 100):
         self.count, self.samples = count, samples

@@ -22,7 +22,7 @@ class ULMFiT(Mask):
         unfreeze: share of the run by which everything has woken; 0 wakes all at once.
     """
 
-    rate: ClassVar[float] = 1e-4
+    rate: ClassVar[float] = 5e-4
 
     def __init__(self, *, decay: Positive = 2.6, unfreeze: Share = 0.5):
         self.decay, self.unfreeze = decay, unfreeze

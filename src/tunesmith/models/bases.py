@@ -61,6 +61,11 @@ class BaseInfo:
         """The sha256 of the weights, computed on first use (about a second a gigabyte)."""
         return folders.fingerprint(folders.weights_of(self.path))
 
+    @property
+    def width(self) -> int | None:
+        """Size of its hidden states; None where its config.json states none."""
+        return folders.width_of(self.config)
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer, with its chat template where it has one.
 

@@ -21,6 +21,7 @@ _TOKENIZERS = (
     "vocab.json", "tekken.json",
 )  # fmt: skip
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+_WIDTHS = ("hidden_size", "d_model", "n_embd", "dim")
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
 # their position ids begin after the padding id, so that many rows of the position table are never used
 _OFFSET = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet", "esm"})
@@ -187,6 +188,12 @@ def max_length_of(folder: Path, config: dict[str, Any]) -> int | None:
         # transformers writes int(1e30) where no limit is known
         limits += [int(stated)] if isinstance(stated, int | float) and 0 < stated < 1e9 else []
     return min(limits, default=None)
+
+
+def width_of(config: dict[str, Any]) -> int | None:
+    """Size of the hidden states; None where the config states none."""
+    text = config.get("text_config") or {}
+    return next((v for n in _WIDTHS if isinstance(v := config.get(n, text.get(n)), int)), None)
 
 
 def licence_of(folder: Path) -> str | None:

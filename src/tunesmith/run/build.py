@@ -64,12 +64,12 @@ def make_host(
 
 
 def replayed(recipe: Recipe, host: Host, log: StepLog) -> None:
-    """Carry out a log of steps on a host as a run of this recipe begins with it."""
+    """Carry out a log of steps on a host as a run of this complete recipe begins with it."""
     *transforms, stepper = recipe.optimizer
     work = Work(
         host=host, rows=_NoRows(), collate=lambda rows: {}, head="", losses=[], gradient=recipe.gradient.build(),
         transforms=[c.build() for c in transforms],
-        stepper=stepper.part.choose({**stepper.settings, "lr": recipe.rate}).build(),
+        stepper=stepper.build(),
         schedule=recipe.schedule.build(), budget=Budget(), mask=recipe.mask.build() if recipe.mask else None,
     )  # fmt: skip
     replay(Loop(work, device()), log)

@@ -102,7 +102,7 @@ class Run:
         labels = self.task.labels if self.task.name != "regress" else None
         if self.replays:
             host = make_host(self.recipe, self.base, head, labels, multi=self._multi)
-            replayed(self.recipe, host, StepLog.load(self.folder / STEPS))
+            replayed(self.recipe.with_rate(self.base.width), host, StepLog.load(self.folder / STEPS))
             artefacts.check_manifest(host, self.folder)
             return host.eval()
         trained = _manifest(folder)

@@ -44,7 +44,7 @@ class Prepared:
     """Everything that is known before a weight is loaded.
 
     Attributes:
-        recipe: complete: base, task and length are filled in.
+        recipe: complete: base, task, length and learning rate are filled in.
         base: the base model's facts.
         task: what the columns mean.
         reader: turns text into token ids.
@@ -197,8 +197,10 @@ def prepare(recipe: Recipe, say: Say = lambda text: None) -> Prepared:
     for name in ("train", "test"):
         if not len(encoded[name]):
             raise InputError(f"no row is left for {name}", where=rows.source, expected="at least one")
-    complete = recipe.updated({"base": recipe.base or base.name, "task": recipe.task or task.name,
-                               "length": {"max": reader.max_length, "over": recipe.length.over}})  # fmt: skip
+    complete = recipe.with_rate(base.width).updated({
+        "base": recipe.base or base.name, "task": recipe.task or task.name,
+        "length": {"max": reader.max_length, "over": recipe.length.over},
+    })  # fmt: skip
     facts = _facts(rows, task, parted, encoded, reader)
     for line in describe(facts):
         say(line)
