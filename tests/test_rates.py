@@ -14,7 +14,7 @@ from tunesmith import recipe as recipes
 from tunesmith.comparing import arena
 from tunesmith.comparing.pool import Job
 from tunesmith.comparing.store import Store
-from tunesmith.errors import RunError
+from tunesmith.errors import InputError, RunError
 from tunesmith.run.prepare import prepare
 
 BEST = 3e-3
@@ -79,6 +79,26 @@ def test_a_technique_that_fails_at_every_rate_says_so(tried: list[Job], tmp_path
 def test_the_baselines_are_what_is_tuned_if_nothing_else_is_named(tried: list[Job], tmp_path: Path) -> None:
     said = arena.tune_rates(Store(tmp_path))
     assert {f: set(t) for f, t in said["rates"].items()} == {f: set(arena.TECHNIQUES) for f in arena.TUNED_ON}
+
+
+def test_one_contender_is_tuned_on_the_language_model_and_the_others_rates_stay(
+    tried: list[Job], tmp_path: Path
+) -> None:
+    before = arena.rates()
+    after = arena.tune(Store(tmp_path), ["lisa"])
+    assert {job.recipe.mask.name for job in tried if job.recipe.mask} == {"lisa"} and len(tried) in (3, 4)
+    assert {job.recipe.base for job in tried} == {"smollm2-135m"}
+    assert after["rates"]["encoder"] == before["rates"]["encoder"]
+    assert {n: r for n, r in after["rates"]["lm"].items() if n != "lisa"} == {
+        n: r for n, r in before["rates"]["lm"].items() if n != "lisa"
+    }
+    assert after["rates"]["lm"]["lisa"] == min((rate(job) for job in tried), key=lambda r: abs(math.log(r / BEST)))
+    assert {name for _, name, *_ in after["trials"]} == {name for _, name, *_ in before["trials"]} | {"lisa"}
+
+
+def test_an_unknown_technique_is_not_tuned(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="prefix_tuning"):
+        arena.tune(Store(tmp_path), ["prefixtuning"])
 
 
 # ---------------------------------------------------------------------- what parts bring along

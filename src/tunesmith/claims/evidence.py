@@ -28,7 +28,7 @@ def evidence_page(
     parts = [
         "# Evidence\n\nWritten by `make figures` from the store of results and the files of the claims.",
         f"## The arena's baselines\n\n{arena_table(comparisons)}",
-        f"## Learning rates of the baselines\n\n{rates_text(rates)}",
+        f"## Learning rates\n\n{rates_text(rates)}",
         f"## Claims\n\n{counts(claims, results)}\n\n{claims_markdown(claims, results)}",
         *(section(claim, results.get(stem), f"{plots}/{stem}.svg") for stem, claim in claims.items()),
     ]
@@ -94,8 +94,9 @@ def rates_text(rates: Mapping[str, Any]) -> str:
             said = "; ".join(f"{value:g}: {losses}" for value, losses in sorted(tried.items()))
             lines.append(cells(family, technique, f"{rate:g}", said))
     how = (
-        "Three rates are tried for every baseline, on a seed that no comparison uses, by the loss of validation rows; a rate "
-        "that wins at an end of its range gets one trial beyond it. The test rows are not looked at."
+        "Three rates are tried for every baseline, and on the language model for what claims hold against them, on a seed that "
+        "no comparison uses, by the loss of validation rows; a rate that wins at an end of its range gets one trial beyond it. "
+        "The test rows are not looked at."
     )
     return "\n".join([how, "", *lines])
 

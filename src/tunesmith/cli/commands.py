@@ -514,14 +514,20 @@ def arena_list(context: typer.Context, json_: Json = False) -> None:
 
 
 @arena_app.command("tune")
-def arena_tune(store: Store = Path("claims/store"), on: On = "here", workers: Workers = 1) -> None:
-    """Find the baselines' learning rates anew, with the same number of trials for all."""
+def arena_tune(
+    only: Annotated[list[str] | None, typer.Argument(help="Names of techniques; none tunes all.")] = None,
+    store: Store = Path("claims/store"),
+    on: On = "here",
+    workers: Workers = 1,
+) -> None:
+    """Find learning rates anew, with the same number of trials for all: of the baselines, and of what claims hold
+    against them on the language model."""
     from ..comparing import arena
     from ..comparing.store import Store as Results
     from ..storage import write_json
     from .evidence import say
 
-    found = arena.tune_rates(Results(store), on=on, workers=workers, hear=say(False))
+    found = arena.tune(Results(store), only or [], on=on, workers=workers, hear=say(False))
     write_json(arena.RATES, found)
     show_result(found["rates"], True)
 

@@ -101,6 +101,33 @@ CANDIDATES: dict[str, tuple[float, ...]] = {
 }
 """Learning rates that are tried for each baseline: three each, on one seed that no comparison uses."""
 
+FIXED = {"density": 0.01, "scope": "tensor", "roles": ["linear"]}
+
+CONTENDERS: dict[str, dict[str, Any]] = {
+    "bottleneck beside the MLP": {
+        "adapter": {"bottleneck": {"size": 48, "parallel": True, "targets": ["sublayer.mlp"]}}
+    },
+    "co_fi_tune": {"mask": "co_fi_tune"},
+    "hft": {"mask": "hft"},
+    "largest entries": {"mask": {"entries": {**FIXED, "score": "magnitude", "density": 0.1}}},
+    "lisa": {"mask": {"lisa": {"count": 2, "period": 5}}},
+    "lisa, once": {"mask": {"lisa": {"count": 2, "period": 100000}}},
+    "lora at attention": {"adapter": {"lora": {"rank": 16, "targets": ["attention.*"]}}},
+    "prefix_tuning": {"adapter": "prefix_tuning"},
+    "prompt_tuning": {"adapter": "prompt_tuning"},
+    "random entries": {"mask": {"entries": {**FIXED, "score": "random"}}},
+    "sara": {"mask": "sara"},
+    "scaled_prompt": {"adapter": "scaled_prompt"},
+    "spider": {"mask": "spider"},
+    "spiel": {"mask": "spiel"},
+    "spiel by momentum": {"mask": {"spiel": {"growth": "momentum"}}},
+}
+"""What claims hold against the baselines on the language model. Their rates are tuned there too: those that the parts bring
+along were found in twenty times as many steps."""
+
+FACTORS = (0.2, 1.0, 5.0)
+"""Of the rate that a contender's part brings along: what is tried."""
+
 TUNING_SEED = 1000
 
 TUNED_ON = {"encoder": ("intent", "sentiment"), "lm": ("instruct",)}
@@ -123,20 +150,60 @@ RATES = Path(__file__).parent / "rates.json"
 
 
 def tuned_rate(family: str, technique: Mapping[str, Any]) -> dict[str, Any]:
-    """The optimizer with the rate that was tuned for a baseline; empty for every other technique.
+    """The optimizer with the rate that was tuned for a baseline or a contender; empty for every other technique.
 
-    A technique that is not a baseline, or names its own optimizer, keeps its own rate.
+    A technique that is neither a baseline nor a contender, or names its own optimizer, keeps its own rate.
     """
-    names = [n for n, v in TECHNIQUES.items() if all(technique.get(k) == x for k, x in v.items())]
+    known = rates()["rates"][family]
+    tuned = {n: v for n, v in {**TECHNIQUES, **CONTENDERS}.items() if n in known}
+    names = [n for n, v in tuned.items() if all(technique.get(k) == x for k, x in v.items())]
     if not names or any(key.split(".")[0] == "optimizer" for key in technique):
         return {}
-    return {"optimizer": at_rate(rates()["rates"][family][names[0]])}
+    return {"optimizer": at_rate(known[names[0]])}
 
 
 def rates() -> dict[str, Any]:
     """The tuned rates and the trials that they come from."""
     found: dict[str, Any] = json.loads(RATES.read_text(encoding="utf-8"))
     return found
+
+
+def tune(store: Store, only: Sequence[str] = (), **how: Any) -> dict[str, Any]:
+    """Tune the rates of the baselines in both families, and on the language model those of the contenders.
+
+    Args:
+        store: of the trials.
+        only: names of techniques; what is known of the others stays. None tunes all.
+        **how: as for `tune_rates`.
+
+    Returns:
+        As `tune_rates`.
+
+    Raises:
+        InputError: no such technique.
+    """
+    for name in only:
+        if name not in (*TECHNIQUES, *CONTENDERS):
+            raise unknown("technique", name, [*TECHNIQUES, *CONTENDERS])
+    lm = {"lm": TUNED_ON["lm"]}
+    baselines = {n: r for n, r in CANDIDATES.items() if n in (only or CANDIDATES)}
+    contenders = {n: _around_own(t) for n, t in CONTENDERS.items() if n in (only or CONTENDERS)}
+    found: dict[str, Any] = rates() if only else {"rates": {family: {} for family in TUNED_ON}, "trials": []}
+    for new in (
+        tune_rates(store, baselines, **how),
+        tune_rates(store, contenders, technique=lambda name, task: CONTENDERS[name], tasks=lm, **how),
+    ):
+        found["rates"] = {family: {**known, **new["rates"].get(family, {})} for family, known in found["rates"].items()}
+        again = {(family, name) for family, name, *_ in new["trials"]}
+        found["trials"] = [t for t in found["trials"] if (t[0], t[1]) not in again] + new["trials"]
+    return found
+
+
+def _around_own(technique: Mapping[str, Any]) -> list[float]:
+    """Rates to try: the one that the part brings along, and others about it."""
+    own = find(TUNED_ON["lm"][0]).recipe(technique).with_rate(None).rate
+    assert own is not None
+    return [float(f"{own * factor:.3g}") for factor in FACTORS]
 
 
 Technique = Callable[[str, str], Mapping[str, Any]]
