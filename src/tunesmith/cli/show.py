@@ -60,13 +60,24 @@ def part_page(name: str, as_json: bool) -> Any:
     from .measured import lines_measured
 
     lines = [(s.name, _type_name(s.annotation), s.default, s.help) for s in part.settings.values()]
-    facts = [f"{k}: {v}" for k, v in part.attributes.items() if k in ("rate", "folds", "accepts", "peft") and v != ""]
+    known = {**part.attributes, **_rate(part.attributes)}
+    facts = [f"{k}: {v}" for k, v in known.items() if k in ("rate", "folds", "accepts", "peft") and v != ""]
     use = f"use: --set {part.kind}.{part.name}.SETTING=VALUE" if lines else f"use: --set {part.kind}={part.name}"
     return Group(
         Text(f"{part.kind} {part.name}", style="bold"), Text(part.doc.split("\n\nSettings:")[0]), Text(""),
         _table("settings", ("name", "type", "default", ""), lines) if lines else Text("no settings"),
         Text("; ".join(facts)), *map(Text, lines_measured(part)), Text(use, style="dim"),
     )  # fmt: skip
+
+
+def _rate(attributes: Mapping[str, Any]) -> dict[str, str]:
+    """A part's learning rate in words, if it has one."""
+    from ..recipe import TESTED_WIDTH
+
+    if "rate" not in attributes:
+        return {}
+    power = attributes["width_power"]
+    return {"rate": f"{attributes['rate']:g} up to width {TESTED_WIDTH}, lower with the power {power:g} of the width above"}
 
 
 def _type_name(annotation: str) -> str:
