@@ -77,7 +77,9 @@ def _rate(attributes: Mapping[str, Any]) -> dict[str, str]:
     if "rate" not in attributes:
         return {}
     power = attributes["width_power"]
-    return {"rate": f"{attributes['rate']:g} up to width {TESTED_WIDTH}, lower with the power {power:g} of the width above"}
+    return {
+        "rate": f"{attributes['rate']:g} up to width {TESTED_WIDTH}, lower with the power {power:g} of the width above"
+    }
 
 
 def _type_name(annotation: str) -> str:
