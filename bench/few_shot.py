@@ -1,6 +1,6 @@
 """Score against number of labels: in context, cloze, head, contrastive head, and SetFit as the outside reference.
 
-    python bench/few_shot.py [--only TASK] [--labels 8,16] [--ways head,cloze] [--seeds 3]
+    python bench/few_shot.py [--only TASK] [--labels 8,16] [--ways head,cloze] [--seeds 3] [--workers 2]
     python bench/few_shot.py --render [--check]
 
 Every cell (task, way, labels, seed) is one result file in ``bench/few_shot``; what is there is not run again. Labels are
@@ -18,17 +18,23 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from render import ROOT, over_seeds
 from table import commit
 
+from tunesmith.storage import write_json
+
 RESULTS = Path(__file__).parent / "few_shot"
 PAGE = ROOT / "docs" / "few-shot.md"
 LABELS = (8, 16, 32, 64, 128, 512)
 SEEDS = (0, 1, 2)
-CHECKED = 500
+CHECKED = 250
 
 TASKS: dict[str, tuple[int, str]] = {
     "trec": (6, "{text} It was about {mask}."),
@@ -51,6 +57,8 @@ FEW = {
     "batch": {"rows": 8},
     "length": {"max": 96, "over": "truncate"},
 }
+LM_BUDGET = {"epochs": 20, "steps": 100}
+"""A step of the language model takes ten times as long as one of the encoder."""
 
 
 def ways(rows: str) -> dict[str, dict[str, Any]]:
@@ -62,9 +70,9 @@ def ways(rows: str) -> dict[str, dict[str, Any]]:
             "base": LM,
             "task": {"classify": {"cloze": shown}},
             "before": True,
-            "length": {"max": 512, "over": "truncate"},
+            "length": {"max": 256, "over": "truncate"},
         },
-        "cloze": {"base": LM, "task": {"classify": {"cloze": form}}},
+        "cloze": {"base": LM, "task": {"classify": {"cloze": form}}, "budget": LM_BUDGET},
         "head": {"base": ENCODER},
         "contrastive": {"base": ENCODER, "loss": ["cross_entropy", "supervised_contrastive"]},
         "setfit": {"base": ENCODER, "outside": True},
@@ -139,20 +147,29 @@ def path_of(rows: str, way: str, labels: int, seed: int) -> Path:
 
 
 def run(given: argparse.Namespace) -> None:
-    """Carry out what is missing."""
+    """Carry out what is missing, some cells at a time that share the cores."""
     RESULTS.mkdir(exist_ok=True)
-    wanted = [int(n) for n in given.labels.split(",")]
-    for seed in SEEDS[: given.seeds]:
-        for labels in wanted:
-            for rows in TASKS:
-                for way in ways(rows):
-                    path = path_of(rows, way, labels, seed)
-                    skipped = given.only not in (None, rows) or (given.ways and way not in given.ways.split(","))
-                    if path.exists() or skipped or (way == "setfit" and "SETFIT_PYTHON" not in os.environ):
-                        continue
-                    result = cell(rows, way, labels, seed)
-                    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-                    print(path.name, f"{result['accuracy']:.3f}", flush=True)
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // given.workers))
+    with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn"), max_tasks_per_child=8) as pool:
+        for done in as_completed([pool.submit(keep, *asked) for asked in missing(given)]):
+            print(*done.result(), flush=True)
+
+
+def missing(given: argparse.Namespace) -> Iterator[tuple[str, str, int, int]]:
+    """Cells without a result among those that were asked for."""
+    for seed, labels, rows in product(SEEDS[: given.seeds], map(int, given.labels.split(",")), TASKS):
+        for way in ways(rows):
+            skipped = given.only not in (None, rows) or (given.ways and way not in given.ways.split(","))
+            absent = way == "setfit" and "SETFIT_PYTHON" not in os.environ
+            if not (skipped or absent or path_of(rows, way, labels, seed).exists()):
+                yield rows, way, labels, seed
+
+
+def keep(rows: str, way: str, labels: int, seed: int) -> tuple[str, str]:
+    """Carry a cell out and write its file; what it is called, and its accuracy."""
+    path, result = path_of(rows, way, labels, seed), cell(rows, way, labels, seed)
+    write_json(path, result)
+    return path.name, f"{result['accuracy']:.3f}"
 
 
 def page() -> str:
@@ -197,6 +214,7 @@ def main() -> None:
     parser.add_argument("--labels", default=",".join(map(str, LABELS)))
     parser.add_argument("--ways", help="some of the ways")
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
+    parser.add_argument("--workers", type=int, default=1, help="cells at a time")
     parser.add_argument("--render", action="store_true")
     parser.add_argument("--check", action="store_true")
     given = parser.parse_args()
