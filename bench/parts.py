@@ -88,7 +88,7 @@ def tests(part: Part) -> dict[str, Any] | None:
     if not path.exists():
         return None
     found = json.loads(path.read_text(encoding="utf-8"))
-    return {k: found[k] for k in ("rate", "default", "range", "dead", "tasks", "beats_head", "seeds")}
+    return {k: found[k] for k in ("rate", "best", "range", "dead", "tasks", "beats_head", "seeds")}
 
 
 def verdicts() -> Iterator[tuple[str, str, str | None]]:

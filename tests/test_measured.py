@@ -73,7 +73,10 @@ def test_a_learning_test_is_shipped_as_its_file_has_it(path: Path) -> None:
     shipped = FACTS[found["part"]]["preset"]
     assert shipped == {k: found[k] for k in shipped}, "run: python bench/parts.py --only"
     tried = [rate for rate, _, _ in found["trials"]]
-    assert min(tried) <= found["range"][0] <= found["rate"] <= found["range"][1] <= max(tried)
+    assert min(tried) <= found["rate"] <= found["best"] <= found["range"][1] <= max(tried)
+    assert found["range"][0] == found["rate"]
+    kind, name = found["part"].split(".")
+    assert float(parts.of_kind(kind)[name].attributes["rate"]) == pytest.approx(found["rate"]), "the part has another rate"
 
 
 def test_verdicts_are_those_of_the_claims() -> None:
@@ -116,8 +119,8 @@ def test_one_part_tells_its_bytes_and_its_claim() -> None:
 def test_a_learning_test_is_told_in_a_sentence() -> None:
     beats = {"value": 0.031, "low": 0.01, "high": 0.052}
     found = {
-        "rate": 2e-3,
-        "default": 1e-3,
+        "rate": 1e-3,
+        "best": 2e-3,
         "range": [1e-3, 5e-3],
         "dead": True,
         "beats_head": beats,
@@ -125,7 +128,7 @@ def test_a_learning_test_is_told_in_a_sentence() -> None:
         "tasks": ["intent"],
     }
     said = wording.preset({"preset": found})
-    assert "best of those tried 0.002, good from 0.001 to 0.005" in said and "+3.1 points" in said
+    assert "rate 0.001, good from 0.001 to 0.005, of those tried 0.002 had the lowest loss" in said and "+3.1 points" in said
     assert "+1.0 to +5.2, 3 seeds" in said and "learned nothing" in said
     assert "not tested" in wording.preset({"preset": None})
 

@@ -80,7 +80,8 @@ def preset(known: Mapping[str, Any]) -> str:
         if beats else ""
     )  # fmt: skip
     dead = "; it learned nothing" if found["dead"] else ""
-    return f"preset: rate {found['default']:g}; best of those tried {found['rate']:g}, good from {rates(known)}{against}{dead}"
+    best = f"good from {rates(known)}, of those tried {found['best']:g} had the lowest loss"
+    return f"preset: rate {found['rate']:g}, {best}{against}{dead}"
 
 
 def settings_of(part: Part) -> str:
