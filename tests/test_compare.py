@@ -37,7 +37,7 @@ from tunesmith.comparing.statistics import (
     visible,
 )  # fmt: skip
 from tunesmith.comparing.store import Store
-from tunesmith.comparing.work import FORKS
+from tunesmith.comparing.work import FORKS, carry_out
 from tunesmith.evaluation.answers import Answers
 
 
@@ -213,6 +213,14 @@ def test_the_code_of_a_part_counts_and_its_comments_do_not(tmp_path: Path, monke
     assert with_rate != source and hashed(source) == hashed(with_rate)
     assert hashed(source) == hashed(source.replace("class Anchored(LowRank)", "class Other(LowRank)"))
     identity._definitions.cache_clear()
+
+
+def test_what_audits_found_is_kept(recipe: recipes.Recipe, tmp_path: Path) -> None:
+    audited = recipe.updated({"audit": ["character_noise"]})
+    carry_out(audited.to_dict(), "tuned", str(tmp_path), 1)
+    kept = Store(tmp_path).get(Identities().of(audited))
+    assert kept is not None and kept.audit is not None
+    assert {found["audit"] for found in kept.audit["findings"]} == {"character_noise"}
 
 
 def test_the_rate_that_a_part_brings_along_counts_as_a_given_one(recipe: recipes.Recipe) -> None:

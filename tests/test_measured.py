@@ -76,7 +76,9 @@ def test_a_learning_test_is_shipped_as_its_file_has_it(path: Path) -> None:
     assert min(tried) <= found["rate"] <= found["best"] <= found["range"][1] <= max(tried)
     assert found["range"][0] == found["rate"]
     kind, name = found["part"].split(".")
-    assert float(parts.of_kind(kind)[name].attributes["rate"]) == pytest.approx(found["rate"]), "the part has another rate"
+    assert float(parts.of_kind(kind)[name].attributes["rate"]) == pytest.approx(found["rate"]), (
+        "the part has another rate"
+    )
 
 
 def test_verdicts_are_those_of_the_claims() -> None:
@@ -128,7 +130,10 @@ def test_a_learning_test_is_told_in_a_sentence() -> None:
         "tasks": ["intent"],
     }
     said = wording.preset({"preset": found})
-    assert "rate 0.001, good from 0.001 to 0.005, of those tried 0.002 had the lowest loss" in said and "+3.1 points" in said
+    assert (
+        "rate 0.001, good from 0.001 to 0.005, of those tried 0.002 had the lowest loss" in said
+        and "+3.1 points" in said
+    )
     assert "+1.0 to +5.2, 3 seeds" in said and "learned nothing" in said
     assert "not tested" in wording.preset({"preset": None})
 

@@ -97,7 +97,7 @@ def _result(
     about.pop("command")
     return Result(
         identity.facts, _nameless(prepared.recipe.to_dict()), prepared.task.name, _nameless(prepared.base.name), names[0],
-        found, answers, texts, cost, health, _nameless(about),
+        found, answers, texts, cost, health, _nameless(about), audit,
     )  # fmt: skip
 
 
