@@ -270,6 +270,19 @@ def test_patience_keeps_the_best_weights() -> None:
         assert torch.equal(weights(loop)[name], tensor)
 
 
+@pytest.mark.parametrize(
+    ("read", "patience", "at"), [(24, None, [3, 6, 9, 12, 13]), (60, None, [9, 13]), (10**6, None, [13]),
+                                 (60, 99, [3, 6, 9, 12, 13])],
+)  # fmt: skip
+def test_a_validation_waits_until_as_many_rows_have_been_trained_on(
+    read: int, patience: int | None, at: list[int]
+) -> None:
+    """24 rows in steps of 8: an epoch has three; the last step is always followed by one."""
+    budget = Budget(epochs=9, steps=13, patience=patience)
+    loop = Loop(work(budget=budget, validate=lambda: 1.0, validation_rows=read))
+    assert [e["step"] for e in loop if e["event"] == "validation"] == at
+
+
 def test_interrupt_saves_and_stops(tmp_path: Path) -> None:
     loop = Loop(work(budget=Budget(epochs=9), folder=tmp_path))
     for event in loop:

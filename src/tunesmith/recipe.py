@@ -127,7 +127,10 @@ class Length(_Strict):
 class Checks(_Strict):
     """What is measured while and after training."""
 
-    validations: Count = Field(default=1, description="validations in each epoch")
+    validations: Count = Field(
+        default=1,
+        description="validations in each epoch; without budget.patience one waits until training has seen as many rows",
+    )
     rows: Count | None = Field(
         default=None, description="most test rows to score, and most validation rows; None takes all"
     )

@@ -107,6 +107,8 @@ class Work:
         save_steps: steps between checkpoints, on top.
         validate: gives the loss on held-out rows; None validates never.
         validations: validations in each epoch.
+        validation_rows: how many rows one reads. Unless ``patience`` looks at them, a validation before the last waits until as
+            many rows have been trained on since the one before: it shall not take longer than the training.
         mask: which of the model's own weights move, where the choice is made or changes in training.
         together: the processes that share every step's rows.
         words: makes ids of a text, for terms that put words around rows.
@@ -134,6 +136,7 @@ class Work:
     save_steps: int | None = None
     validate: Callable[[], float] | None = None
     validations: int = 1
+    validation_rows: int = 0
     mask: Mask | None = None
     together: Processes = ALONE
     words: Words | None = None
@@ -155,6 +158,7 @@ class State:
     best_loss: float | None = None
     best_step: int = -1
     waited: int = 0
+    validated: int = 0
     stopped: str = ""
     asleep: dict[str, str] = field(default_factory=dict)
     refreshes: int = 0
@@ -653,7 +657,12 @@ class Loop:
             return False
         per_epoch = math.ceil(len(self.work.rows) / self.work.rows_per_step)
         every = max(1, per_epoch // self.work.validations)
-        return self.state.step % every == 0 or self.state.step >= self.total_steps
+        if self.state.step >= self.total_steps:
+            return True
+        enough = self.work.budget.patience is not None or (
+            self.state.rows - self.state.validated >= self.work.validation_rows
+        )
+        return enough and self.state.step % every == 0
 
     def _validate(self) -> dict[str, Any]:
         assert self.work.validate is not None
@@ -667,6 +676,7 @@ class Loop:
             else:
                 self.state.waited += 1
         self.work.host.train()
+        self.state.validated = self.state.rows
         return {"event": "validation", "step": self.state.step, "loss": loss, "best": self.state.best_loss}
 
     def keep_best(self) -> None:

@@ -434,6 +434,7 @@ def _work(made: Trained, hear: Listener = lambda event: None) -> Work:
         save_steps=recipe.save.steps,
         validate=(lambda: _validation_loss(made, validation)) if len(validation) else None,
         validations=recipe.checks.validations,
+        validation_rows=min(len(validation), recipe.checks.rows or len(validation)),
         mask=recipe.mask.build() if recipe.mask else None,
         words=made.prepared.reader,
         chunked=recipe.chunked_loss,
