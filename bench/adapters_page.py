@@ -105,7 +105,7 @@ def field_notes(found: Tests) -> str:
     return (
         f"{text} {len(found)} have a learning test: scores are means over {next(iter(found.values()))['seeds']} seeds with 95 % "
         f"intervals at the lowest of the part's good rates, which it brings along; {said}. Good rates are those whose validation loss "
-        "falls by at least three quarters of what it does at the best one. "
+        "falls by at least 85 % of what it does at the best one. "
         f"{first['processor']}, commit {first['commit']}."
     )
 

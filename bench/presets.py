@@ -46,9 +46,10 @@ FACTORS = (0.2, 1.0, 5.0)
 SEEDS = (0, 1, 2)
 COSTS = ("trainable", "stored_bytes", "peak_bytes", "training_seconds", "flops")
 
-GAIN = 0.75
+GAIN, NEARLY = 0.85, 0.7
 """A rate belongs to a part's range if it gains at least this share of what the best does, on the mean of the tasks: what the
-validation loss falls by from the lowest rate tried."""
+validation loss falls by from the lowest rate tried. Where a rate that nearly does lies far below the lowest that does, one
+halfway between them is tried too."""
 
 
 class Test:
@@ -66,7 +67,10 @@ class Test:
         self, part: Part, lab: Lab, identities: Identities, head: Mapping[str, Any] | None, how: dict[str, Any]
     ):
         self.part, self.lab, self.identities, self.head, self.how = part, lab, identities, head, how
-        self.default = float(part.attributes["rate"])
+        found = read(part.name)
+        self.now = float(part.attributes["rate"])
+        self.default = float(found["default"]) if found else self.now  # rates are tried about what it was at first
+        self.halfway: list[float] = []
 
     def technique(self, task: str) -> dict[str, Any]:
         """The part alone."""
@@ -77,20 +81,22 @@ class Test:
         same = {"seed": 0, "optimizer": arena.at_rate(1.0)}
         recipes = [arena.find(t).recipe({**self.technique(t), **same}, **OPTIONS) for t in TASKS]
         facts = [self.identities.of(recipe).fingerprint for recipe in recipes]
-        return hash_json([facts, FACTORS, SEEDS, GAIN, self.head and self.head["rate"]])[:16]
+        return hash_json([facts, FACTORS, SEEDS, GAIN, NEARLY, self.head and self.head["rate"]])[:16]
 
     def stands(self) -> bool:
         """Whether the part's file is there, of this code and these rows, and of its default or what made it the default."""
         found = read(self.part.name)
-        if found is None or self.default not in (found["default"], found["rate"]):
+        if found is None or self.now not in (found["default"], found["rate"]):
             return False
         return bool(found["fingerprint"] == self.fingerprint())
 
     def carry_out(self, store: Store) -> dict[str, Any]:
         """What the part's file holds."""
         name = self.part.name
-        found = tuned_rates([self], store, self.how)
-        trials = [[r, task, loss if math.isfinite(loss) else None] for _, _, r, task, loss in found["trials"]]
+        best, trials = self.trials(store)
+        if found := between(trials):
+            self.halfway = [found]
+            best, trials = self.trials(store)
         rate, highest = reach(trials)
         ours = self.results(TASKS, self.technique, rate, OPTIONS)
         theirs = self.results(TASKS, lambda _: {"mask": "head"}, self.head["rate"], OPTIONS) if self.head else {}
@@ -99,7 +105,7 @@ class Test:
         tasks = {task: summary(results) for task, results in ours.items()}
         return {
             "part": f"{self.part.kind}.{name}", "fingerprint": self.fingerprint(), "rate": rate, "default": self.default,
-            "range": [rate, highest], "best": found["rates"]["encoder"][name], "trials": trials, "seeds": len(SEEDS),
+            "range": [rate, highest], "best": best, "trials": trials, "seeds": len(SEEDS),
             "dead": any(t["score"]["value"] <= t["commonest"] for t in tasks.values()),
             "beats_head": beats and {"value": beats.value, "low": beats.low, "high": beats.high},
             "tasks": tasks, "environment": next(iter(ours.values()))[0].environment,
@@ -107,7 +113,13 @@ class Test:
 
     def rates(self) -> list[float]:
         """Those that are tried first."""
-        return [float(f"{self.default * f:.3g}") for f in FACTORS]
+        return sorted([*(float(f"{self.default * f:.3g}") for f in FACTORS), *self.halfway])
+
+    def trials(self, store: Store) -> tuple[float, list[list[Any]]]:
+        """The rate with the lowest loss, and rate, task and loss of each trial."""
+        found = tuned_rates([self], store, self.how)
+        trials = [[r, task, loss if math.isfinite(loss) else None] for _, _, r, task, loss in found["trials"]]
+        return found["rates"]["encoder"][self.part.name], trials
 
     def results(
         self,
@@ -149,16 +161,28 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def reach(trials: Sequence[Sequence[Any]]) -> tuple[float, float]:
-    """The lowest and the highest rate tried that are nearly as good as the best."""
+    """The lowest and the highest good rate."""
+    good = [rate for rate, share in shares(trials).items() if share >= GAIN]
+    return min(good), max(good)
+
+
+def between(trials: Sequence[Sequence[Any]]) -> float | None:
+    """A rate halfway between the lowest good one and one far below that is nearly good; None where there is none."""
+    lowest, _ = reach(trials)
+    near = [rate for rate, share in shares(trials).items() if NEARLY <= share < GAIN and rate < lowest / 4]
+    return float(f"{math.sqrt(max(near) * lowest):.2g}") if near else None
+
+
+def shares(trials: Sequence[Sequence[Any]]) -> dict[float, float]:
+    """What each rate gains, as a share of what the best does."""
     losses = {(rate, task): math.inf if loss is None else loss for rate, task, loss in trials}
     rates = sorted({rate for rate, _ in losses})
     gains = {(r, task): losses[rates[0], task] - loss for (r, task), loss in losses.items()}
     most = {task: max(gains[r, task] for r in rates) for task in TASKS}
-    shares = {
+    gained = {
         r: statistics.fmean(gains[r, t] / most[t] if most[t] else float(r == rates[0]) for t in TASKS) for r in rates
     }
-    good = [r for r, share in shares.items() if share >= GAIN * max(shares.values())]
-    return min(good), max(good)
+    return {rate: gain / max(gained.values()) for rate, gain in gained.items()}
 
 
 def read(name: str) -> dict[str, Any] | None:
