@@ -27,7 +27,7 @@ class Bottleneck(Adapter):
     targets = ["sublayer.attention", "sublayer.mlp"]  # noqa: RUF012
     folds = False
     accepts = ("sublayer",)
-    rate = 1e-3
+    rate = 2.2e-3
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ class ChainOfLoRA(LowRank):
         links: number of links; each gets an equal share of the run.
     """
 
-    rate = 1e-3
+    rate = 2.2e-3
     peft_names = {}  # noqa: RUF012
     past_A: Tensor
     past_B: Tensor

@@ -29,7 +29,7 @@ class Compacter(Adapter):
     targets = ["sublayer.attention", "sublayer.mlp"]  # noqa: RUF012
     folds = False
     accepts = ("sublayer",)
-    rate = 1.5e-2
+    rate = 6.7e-3
 
     def __init__(self, site: Site, *, size: Count = 24, products: Count = 4):
         super().__init__(site)

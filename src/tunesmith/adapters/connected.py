@@ -27,7 +27,7 @@ class Connected(Adapter):
     targets = ["layer"]  # noqa: RUF012
     folds = False
     accepts = ("layer",)
-    rate = 1e-3
+    rate = 2.2e-3
 
     def __init__(self, site: Site, *, size: Count = 32):
         super().__init__(site)

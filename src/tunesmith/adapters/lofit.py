@@ -28,7 +28,7 @@ class LOFIT(Adapter):
     targets = ["attention.heads"]  # noqa: RUF012
     folds = False
     accepts = ("heads",)
-    rate = 2.5e-2
+    rate = 6.25e-2
     chosen: Tensor
     second: Tensor
 

@@ -19,7 +19,7 @@ class LoRASP(LowRank):
         trained: share of the entries of each matrix that trains.
     """
 
-    rate = 1e-3
+    rate = 2.2e-3
     peft_names = {}  # noqa: RUF012
     A0: Tensor
     B0: Tensor

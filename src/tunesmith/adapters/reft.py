@@ -29,7 +29,7 @@ class ReFT(Adapter):
     folds = False
     accepts = ("layer",)
     changes_at_birth = "by rounding alone, where the rows are made orthonormal"
-    rate = 2e-3
+    rate = 4.5e-3
 
     def __init__(self, site: Site, *, rank: Count = 4, direct: bool = False, places: list[Whole] = []):  # noqa: B006
         super().__init__(site)

@@ -23,7 +23,7 @@ class RoseLoRA(LowRank):
         beta: decay of the mean of the sensitivity ``|w * dL/dw|``.
     """
 
-    rate = 1e-3
+    rate = 2.2e-3
     scratch = tuple(f"{n}_{k}" for n in "AB" for k in ("mean", "spread"))
 
     def __init__(

@@ -34,7 +34,7 @@ class Routed(Adapter):
     folds = False
     replaces = True
     changes_at_birth = "some blocks are left out"
-    rate = 5e-3
+    rate = 1.25e-2
     observes = 4
 
     def __init__(self, site: Site, *, blocks: Count = 4, active: Count = 2):

@@ -22,7 +22,7 @@ class VeRA(Adapter):
         dropout: share of the inputs of ``A`` that are dropped while training.
     """
 
-    rate = 1e-2
+    rate = 2.2e-2
     peft = "VERA"
     peft_names: ClassVar[dict[str, str]] = {"b": "vera_lambda_b", "d": "vera_lambda_d"}
     peft_shared: ClassVar[dict[str, str]] = {"A": "vera_A", "B": "vera_B"}

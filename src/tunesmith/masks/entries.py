@@ -109,7 +109,7 @@ class MovementEntries(EntryMask):
         samples: training rows whose gradients are added up.
     """
 
-    rate: ClassVar[float] = 1e-3
+    rate: ClassVar[float] = 2.2e-3
 
     def __init__(self, *, density: Share = 0.01, samples: Count = 256):
         super().__init__(score="movement", density=density, samples=samples)

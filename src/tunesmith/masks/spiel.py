@@ -33,7 +33,7 @@ class SpIEL(EntryMask):
         growth: what grows: the largest ``gradient``, or the largest ``momentum`` by row and column.
     """
 
-    rate: ClassVar[float] = 1e-3
+    rate: ClassVar[float] = 2.2e-3
     together = 32
 
     def __init__(
