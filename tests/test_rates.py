@@ -96,6 +96,20 @@ def test_one_contender_is_tuned_on_the_language_model_and_the_others_rates_stay(
     assert {name for _, name, *_ in after["trials"]} == {name for _, name, *_ in before["trials"]} | {"lisa"}
 
 
+def test_every_contender_is_in_a_claim_just_as_it_is_tuned() -> None:
+    """One that a claim has otherwise would keep the rate of an encoder, and nobody would be told."""
+    import yaml
+
+    def within(value: Any) -> Any:
+        yield value
+        for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            yield from within(item)
+
+    claims = Path(__file__).parent.parent / "claims"
+    held = [v for p in claims.glob("*.yaml") for v in within(yaml.safe_load(p.read_text(encoding="utf-8")))]
+    assert [name for name, technique in arena.CONTENDERS.items() if technique not in held] == []
+
+
 def test_an_unknown_technique_is_not_tuned(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="prefix_tuning"):
         arena.tune(Store(tmp_path), ["prefixtuning"])

@@ -39,7 +39,7 @@ class Adapter(nn.Module):
         composes: whether it combines the adapters that its sites have already (`Composition`).
         rate: the learning rate that passed the recorded learning test; used where a recipe names none.
         width_power: its rate falls with this power of the base's width: that of a low-rank product whose second factor begins
-            at zero does so with the square root (Hayou et al. 2024, arXiv:2406.08447, sec. 3).
+            at zero does so with the square root (Hayou et al. 2024, arXiv:2406.08447); other adapters are taken to be alike.
         peft: PEFT's name of the technique (``peft_type``) where PEFT has it, for export in its format.
         peft_names: PEFT's names of its tensors, after the module's path.
         peft_shared: PEFT's names of the tensors that it shares between sites.

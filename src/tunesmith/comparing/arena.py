@@ -101,7 +101,7 @@ CANDIDATES: dict[str, tuple[float, ...]] = {
 }
 """Learning rates that are tried for each baseline: three each, on one seed that no comparison uses."""
 
-FIXED = {"density": 0.01, "scope": "tensor", "roles": ["linear"]}
+_FIXED = {"density": 0.01, "scope": "tensor", "roles": ["linear"]}
 
 CONTENDERS: dict[str, dict[str, Any]] = {
     "bottleneck beside the MLP": {
@@ -109,13 +109,13 @@ CONTENDERS: dict[str, dict[str, Any]] = {
     },
     "co_fi_tune": {"mask": "co_fi_tune"},
     "hft": {"mask": "hft"},
-    "largest entries": {"mask": {"entries": {**FIXED, "score": "magnitude", "density": 0.1}}},
+    "largest entries": {"mask": {"entries": {**_FIXED, "score": "magnitude", "density": 0.1}}},
     "lisa": {"mask": {"lisa": {"count": 2, "period": 5}}},
     "lisa, once": {"mask": {"lisa": {"count": 2, "period": 100000}}},
     "lora at attention": {"adapter": {"lora": {"rank": 16, "targets": ["attention.*"]}}},
     "prefix_tuning": {"adapter": "prefix_tuning"},
     "prompt_tuning": {"adapter": "prompt_tuning"},
-    "random entries": {"mask": {"entries": {**FIXED, "score": "random"}}},
+    "random entries": {"mask": {"entries": {**_FIXED, "score": "random"}}},
     "sara": {"mask": "sara"},
     "scaled_prompt": {"adapter": "scaled_prompt"},
     "spider": {"mask": "spider"},
