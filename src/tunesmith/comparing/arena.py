@@ -111,7 +111,7 @@ CONTENDERS: dict[str, dict[str, Any]] = {
     "hft": {"mask": "hft"},
     "largest entries": {"mask": {"entries": {**_FIXED, "score": "magnitude", "density": 0.1}}},
     "lisa": {"mask": {"lisa": {"count": 2, "period": 5}}},
-    "lisa, once": {"mask": {"lisa": {"count": 2, "period": 100000}}},
+    "lisa drawn once": {"mask": {"lisa": {"count": 2, "period": 100000}}},
     "lora at attention": {"adapter": {"lora": {"rank": 16, "targets": ["attention.*"]}}},
     "prefix_tuning": {"adapter": "prefix_tuning"},
     "prompt_tuning": {"adapter": "prompt_tuning"},
