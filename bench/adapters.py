@@ -186,7 +186,7 @@ def fresh(*arguments: str) -> Any:
     return json.loads(made.stdout.strip().splitlines()[-1])
 
 
-def measured(technique: str, repetitions: int) -> dict[str, Any]:
+def measured(technique: str, repetitions: int, source: str) -> dict[str, Any]:
     """Medians, and the ratio ours over PEFT's with the lowest and the highest of the repetitions."""
     took = fresh("--times", technique, "--repetitions", str(repetitions))
     held = {side: fresh("--memory", technique, side, "--repetitions", str(repetitions)) for side in SIDES}
@@ -198,7 +198,7 @@ def measured(technique: str, repetitions: int) -> dict[str, Any]:
     packages = {name: version(name) for name in ("torch", "transformers", "peft")}
     return {
         **facts, "rows": ROWS, "tokens": LENGTH, "packages": packages, "platform": platform.platform(),
-        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)), "commit": commit(),
+        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)), "commit": source,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }  # fmt: skip
 
@@ -216,9 +216,10 @@ def main() -> None:
     elif given.memory:
         print(json.dumps(memory(*given.memory, given.repetitions)))
     else:
+        source = commit()  # before the file is written, which is part of it
         for technique in given.only:
             known = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
-            found = measured(technique, given.repetitions)
+            found = measured(technique, given.repetitions, source)
             write_json(FILE, {**known, technique: found})
             print(
                 f"{technique}: time {found['seconds']['ratio']:.2f}, memory {found['bytes']['ratio']:.2f}", flush=True

@@ -7,8 +7,8 @@ the range if an end wins, on the first seed and by the loss of validation rows. 
 the lowest goes on to three seeds, on held-out rows, which had no part in the choice: too high a rate ruins what it is used
 on next, too low a one only learns more slowly. One file a part, ``bench/presets/NAME.json``, written when it is whole; one that was
 made of the same code, rows and rates is left alone, and its trainings lie in a store, so that a run that was cut off goes
-on. ``--lm`` adds a language-model task, at the same rate. ``bench/parts.py`` takes the files into the package, and
-``bench/adapters_page.py`` draws them.
+on. ``--lm`` adds a language-model task, for which nothing is chosen: it is trained at the rate that the part brings along for
+a base of that width. ``bench/parts.py`` takes the files into the package, and ``bench/adapters_page.py`` draws them.
 """
 
 from __future__ import annotations
@@ -125,16 +125,17 @@ class Test:
         self,
         tasks: Sequence[str],
         technique: Callable[[str], Mapping[str, Any]],
-        rate: float,
+        rate: float | None,
         options: Mapping[str, Any],
     ) -> dict[str, list[Result]]:
-        """By task, one result a seed at this rate."""
-        recipes = [self.lab.recipe(t, {**technique(t), "optimizer": arena.at_rate(rate)}, **options) for t in tasks]
+        """By task, one result a seed at this rate, or at the part's own."""
+        at = {} if rate is None else {"optimizer": arena.at_rate(rate)}
+        recipes = [self.lab.recipe(t, {**technique(t), **at}, **options) for t in tasks]
         return dict(zip(tasks, self.lab.results(*recipes), strict=True))
 
-    def language(self, rate: float) -> dict[str, Any]:
+    def language(self) -> dict[str, Any]:
         """The summary of the language-model task; as for the others, a higher score is better."""
-        return summary(self.results([LM], self.technique, rate, {})[LM])
+        return summary(self.results([LM], self.technique, None, {})[LM])
 
 
 def tuned_rates(tests: Sequence[Test], store: Store, how: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,7 +232,7 @@ def one(test: Test, store: Store, *, lm: bool) -> None:
         found = test.carry_out(store)
         write_json(PRESETS / f"{name}.json", found)
     if lm and LM not in found["tasks"]:
-        found["tasks"][LM] = test.language(found["rate"])
+        found["tasks"][LM] = test.language()
         write_json(PRESETS / f"{name}.json", found)
     change = found["beats_head"]
     beats = f"{100 * change['value']:+.1f} points against head only" if change else "what the others are held against"

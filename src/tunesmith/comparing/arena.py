@@ -97,7 +97,7 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
 CANDIDATES: dict[str, tuple[float, ...]] = {
     "full": (2e-5, 1e-4, 5e-4),
     "head": (1e-3, 5e-3, 2e-2),
-    "lora": (5e-4, 2e-3, 5e-3),
+    "lora": (2e-4, 1e-3, 5e-3),
 }
 """Learning rates that are tried for each baseline: three each, on one seed that no comparison uses."""
 
