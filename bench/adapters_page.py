@@ -9,6 +9,7 @@ against PEFT's (``bench/adapters.py``). ``--check`` changes nothing and fails wh
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,7 +53,8 @@ def score(task: Mapping[str, Any] | None) -> str:
         return ""
     found, digits = task["score"], 1 if share(task) else 3
     scale = 100 if share(task) else 1
-    value, low, high = (f"{scale * found[k]:.{digits}f}" for k in ("value", "low", "high"))
+    least, most = (0.0, 1.0) if share(task) else (-math.inf, math.inf)
+    value, low, high = (f"{scale * min(most, max(least, found[k])):.{digits}f}" for k in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
 
 

@@ -55,7 +55,13 @@ def _points() -> dict[str, dict[str, Any]]:
     found["encoder full sgd"] = {**ENCODER, **FULL, "optimizer": "sgd", "length.max": 256}
     found["encoder lora bf16"] = {**ENCODER, **LORA, "precision": "bf16", "length.max": 256}
     found["encoder top layers"] = {**ENCODER, "mask": "top_layers", "length.max": 256}
-    return {name: {"precision": "fp32", "batch.rows": 64, "length.over": "truncate", **o} for name, o in found.items()}
+    same = {"precision": "fp32", "batch.rows": 64, "length.over": "truncate"}
+    return {name: {**same, **_two_micro_batches(options), **options} for name, options in found.items()}
+
+
+def _two_micro_batches(options: dict[str, Any]) -> dict[str, int]:
+    """Rows of a step that are no more than it takes: the second micro-batch of a step finds gradients there already."""
+    return {"batch.rows": 2 * options["batch.tokens"] // options["length.max"]} if "batch.tokens" in options else {}
 
 
 POINTS = _points()

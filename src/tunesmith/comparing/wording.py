@@ -28,15 +28,18 @@ def known(value: Any) -> bool:
 
 
 def score(name: str, measured: Mapping[str, Any]) -> str:
-    """A score with its interval, where it has one.
+    """A score with its interval, where it has one; no share is more than all.
 
     >>> score("accuracy", {"value": 0.9, "low": 0.88, "high": 0.92})
     '90.0 % (88.0 to 92.0)'
+    >>> score("accuracy", {"value": 0.9, "low": 0.7, "high": 1.1})
+    '90.0 % (70.0 to 100.0)'
     """
     value = figure(name, measured["value"])
     if not (known(measured["low"]) and known(measured["high"])):
         return value
-    low, high = (figure(name, measured[k]).removesuffix(" %") for k in ("low", "high"))
+    ends = [min(1.0, measured[k]) if name in PERCENT else measured[k] for k in ("low", "high")]
+    low, high = (figure(name, end).removesuffix(" %") for end in ends)
     return f"{value} ({low} to {high})"
 
 
