@@ -2,7 +2,7 @@
 
     python bench/plan.py [--only NAME ...] [--steps 2]
 
-What is there is not measured again. Results go to ``bench/planned/peaks.json``, the plot to ``bench/planned/peaks.svg``.
+What is there is not measured again. Results go to ``bench/planned/peaks.json``; ``bench/planning_page.py`` draws them.
 
 Measured is the highest resident memory of the process from where the base is loaded to the last of a few steps, less
 what it held when everything was imported and warm; as in a run with ``--memory``, what is let go is given back. Predicted is the plan's peak, less its framework, over the same
@@ -167,33 +167,8 @@ def apart(name: str, what: str, steps: int) -> dict[str, Any]:
     return found
 
 
-def plot(results: dict[str, Any]) -> None:
-    """Predicted against measured, with the 15 % around it."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(5, 5))
-    top = 1.1 * max(max(r["predicted"], r["measured"]) for r in results.values()) / 2**20
-    axes.fill_between([0, top], [0, 0.85 * top], [0, 1.15 * top], alpha=0.15, color="tab:blue", label="within 15 %")
-    axes.plot([0, top], [0, top], lw=0.8, color="tab:blue")
-    for kind, colour in (("encoder", "tab:orange"), ("decoder", "tab:green")):
-        chosen = [r for n, r in results.items() if n.startswith(kind)]
-        axes.scatter(
-            [r["measured"] / 2**20 for r in chosen],
-            [r["predicted"] / 2**20 for r in chosen],
-            s=16,
-            color=colour,
-            label=kind,
-        )
-    axes.set(xlabel="measured peak, MiB", ylabel="predicted peak, MiB", xlim=(0, top), ylim=(0, top))
-    axes.legend(frameon=False)
-    figure.savefig(RESULTS.with_suffix(".svg"), bbox_inches="tight")
-
-
 def main() -> None:
-    """Measure what is not there yet, then draw the plot."""
+    """Measure what is not there yet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=POINTS, default=list(POINTS))
     parser.add_argument("--steps", type=int, default=STEPS)
@@ -203,10 +178,14 @@ def main() -> None:
     if given.one:
         print(json.dumps(predict(given.one) if given.what == "predict" else measure(given.one, given.steps)))
         return
+    from tunesmith.comparing.work import commit
+
+    source = commit()  # before the file is written, which is part of it
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for name in given.only:
         if name not in results:
-            results[name] = {**apart(name, "predict", given.steps), **apart(name, "measure", given.steps)}
+            both = {**apart(name, "predict", given.steps), **apart(name, "measure", given.steps)}
+            results[name] = {**both, "commit": source}
             RESULTS.parent.mkdir(parents=True, exist_ok=True)
             RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         found = results[name]
@@ -214,7 +193,6 @@ def main() -> None:
               f"{found['predicted'] / found['measured'] - 1:+.0%}", flush=True)  # fmt: skip
     within = sum(abs(r["predicted"] / r["measured"] - 1) <= 0.15 for r in results.values())
     print(f"{within} of {len(results)} within 15 %")
-    plot(results)
 
 
 if __name__ == "__main__":

@@ -161,10 +161,11 @@ def test_a_number_names_all_claims_of_its_paper() -> None:
         of_paper(OURS, "lara")
 
 
-def test_pages_say_what_the_files_say() -> None:
-    """The README's table and the page of evidence are those that the stored results give."""
+@pytest.mark.parametrize("script", ["evidence.py", "adapters_page.py", "planning_page.py"])
+def test_pages_say_what_the_files_say(script: str) -> None:
+    """The README's table and the pages of figures are those that the stored results give."""
     root = OURS.parent
-    command = [sys.executable, str(root / "bench" / "evidence.py"), "--check"]
+    command = [sys.executable, str(root / "bench" / script), "--check"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
