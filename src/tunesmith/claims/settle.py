@@ -28,7 +28,7 @@ def settle(claim: Claim, lab: Lab) -> dict[str, Any]:
     """
     started = time.perf_counter()
     outcome: Outcome = claim.experiment.part.load()(lab, **claim.experiment.own) if claim.experiment else Outcome({})
-    first = next(iter(lab.used.values()), None)
+    environments = [result.environment for result in lab.used.values()] or [here()]
     return {
         "schema": SCHEMA, "claim": _key(claim), "verdict": claim.verdict(outcome.figures),
         "expect": [
@@ -42,8 +42,8 @@ def settle(claim: Claim, lab: Lab) -> dict[str, Any]:
             "seconds": sum(r.cost["seconds"] for r in lab.used.values()) + sum(map(_seconds, lab.rounds)),
             "wall_seconds": time.perf_counter() - started,
         },
-        "results": sorted(lab.used), "environment": dict(first.environment) if first else here(),
-        "commits": sorted({str(r.environment["commit"]) for r in lab.used.values()}),
+        "results": sorted(lab.used), "environment": dict(environments[0]),
+        "commits": sorted({str(each["commit"]) for each in environments}),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }  # fmt: skip
 
