@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from test_engine import Table, table, work
 from tunesmith import parts
+from tunesmith.engine import chunked
 from tunesmith.engine.activations import WithStates, without_lower
 from tunesmith.engine.loop import Loop, Work
 from tunesmith.errors import InputError
@@ -55,8 +57,9 @@ def ran(host: Any) -> list[str]:
 @pytest.mark.parametrize("packs", [False, True])
 @pytest.mark.parametrize("chunks", [False, True])
 @pytest.mark.parametrize("family", ["llama", "gemma3", "opt", "modernbert"])
-def test_cached_is_computed(family: str, chunks: bool, packs: bool) -> None:
-    plain, cached = made(family, None, chunked=chunks), made(family, None, chunked=chunks)
+def test_cached_is_computed(family: str, chunks: bool, packs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked, "LARGEST", 0 if chunks else math.inf)
+    plain, cached = made(family, None), made(family, None)
     for each in (plain, cached):
         each.host.attach(parts.find("adapter", "lora").choose({"layers": [-1]}))
         each.host.model.config.dropout = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -24,54 +25,88 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked, "CHUNK", 7 * 4 * VOCABULARY)
 
 
-def gradients(family: str, chunks: bool, **changes: Any) -> tuple[float, dict[str, torch.Tensor]]:
-    made = work(family, adapter=None, mask="everything", chunked=chunks, **changes)
+def whole_up_to(places: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More places than this are asked in chunks."""
+    monkeypatch.setattr(chunked, "LARGEST", 4 * VOCABULARY * places)
+
+
+def gradients(family: str, mask: str, **changes: Any) -> tuple[float, dict[str, torch.Tensor]]:
+    made = work(family, adapter=changes.pop("adapter", None), mask=mask, **changes)
     loop = Loop(made)
     loop.work.host.eval()
-    assert loop.chunks is chunks
     loss = loop._gradient(np.arange(8))[0]
     return float(loss), {n: p.grad.clone() for n, p in loop.parameters.items() if p.grad is not None}
 
 
 @pytest.mark.parametrize("settings", [{}, {"smoothing": 0.1}])
+@pytest.mark.parametrize("mask", ["everything", "biases", "head"])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3", "t5"])
-def test_chunked_is_whole(family: str, settings: dict[str, Any]) -> None:
+def test_chunked_is_whole(family: str, mask: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all learns, what lies below the head, or the head alone."""
     losses = [parts.find("loss", "cross_entropy").choose(settings).build()]
-    whole, theirs = gradients(family, False, losses=losses)
-    loss, ours = gradients(family, True, losses=losses)
+    adapter = "lora" if mask == "biases" else None
+    whole_up_to(math.inf, monkeypatch)
+    whole, theirs = gradients(family, mask, losses=losses, adapter=adapter)
+    whole_up_to(0, monkeypatch)
+    loss, ours = gradients(family, mask, losses=losses, adapter=adapter)
     assert loss == pytest.approx(whole, rel=1e-6)
-    assert ours.keys() == theirs.keys()
+    assert ours.keys() == theirs.keys() and ours
     for name, gradient in theirs.items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_the_head_never_sees_more_than_a_chunk() -> None:
-    made = work("llama", chunked=True)
+def test_what_acts_on_the_head_learns_by_a_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An adapter at the head is no tensor of the head's own."""
+    found = []
+    for places in (math.inf, 0):
+        whole_up_to(places, monkeypatch)
+        made = work("llama", adapter=None, mask=None)
+        made.host.attach(parts.find("adapter", "lora").choose({"targets": ["lm_head"]}))
+        loop = Loop(made)
+        loop._gradient(np.arange(8))
+        found.append({n: p.grad.clone() for n, p in loop.parameters.items() if p.grad is not None})
+    assert found[0].keys() == found[1].keys() and any("lora" in name for name in found[0])
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_each_chunk_of_the_head_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole_up_to(0, monkeypatch)
+    made = work("llama")
     seen: list[int] = []
-    made.host.model.get_output_embeddings().register_forward_hook(lambda m, a, y: seen.append(y.numel() // VOCABULARY))
+    head = made.host.model.get_output_embeddings()
+    before = head.forward
+    monkeypatch.setattr(head, "forward", lambda x: (seen.append(len(x.reshape(-1, x.shape[-1]))), before(x))[1])
     loop = Loop(made)
     loop._gradient(np.arange(8))
-    assert max(seen) == 7 and len(seen) > 8
-    reading = Reading(made.host, collate, made.head, chunked=True)
+    units = int((collate(loop.work.rows.take(np.arange(8)))["labels"][:, 1:] != -100).sum())
+    asked = [n for n in seen if n > 1]  # one place shows that the head is plain
+    assert max(asked) == 7 and sum(asked) >= units - 1 and sum(seen) <= units + 4
+    reading = Reading(made.host, collate, made.head)
     seen.clear()
     mine = read(reading, made.rows).loss
     assert max(seen) <= 7
-    np.testing.assert_allclose(mine, read(Reading(made.host, collate, made.head), made.rows).loss, rtol=1e-6)
+    whole_up_to(math.inf, monkeypatch)
+    np.testing.assert_allclose(mine, read(reading, made.rows).loss, rtol=1e-6)
 
 
-def test_a_model_that_squashes_its_logits_keeps_them_whole() -> None:
-    made = work("gemma3", chunked=True)
+def test_a_model_that_squashes_its_logits_keeps_them_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole_up_to(0, monkeypatch)
+    made = work("gemma3")
     made.host.model.config.final_logit_softcapping = 2.0
     loop = Loop(made)
-    notes = [e["text"] for e in loop if e["event"] == "note"]
-    assert not loop.chunks and any(note.startswith("chunked_loss: ") for note in notes)
-    whole = read(Reading(made.host, collate, made.head), made.rows).loss
-    np.testing.assert_array_equal(read(Reading(made.host, collate, made.head, chunked=True), made.rows).loss, whole)
+    assert loop.chunks
+    list(loop)
+    assert not loop.chunks
+    reading = Reading(made.host, collate, made.head)
+    mine = read(reading, made.rows).loss
+    whole_up_to(math.inf, monkeypatch)
+    np.testing.assert_array_equal(read(reading, made.rows).loss, mine)
 
 
-def test_large_logits_are_chunked_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_large_logits_are_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Loop(work("llama")).chunks
-    monkeypatch.setattr(chunked, "LARGEST", 4 * VOCABULARY * 50)
+    whole_up_to(50, monkeypatch)
     loop = Loop(work("llama"))
     assert loop.chunks
     batch = collate(loop.work.rows.take(np.arange(2)))
@@ -80,17 +115,18 @@ def test_large_logits_are_chunked_unasked(monkeypatch: pytest.MonkeyPatch) -> No
     assert not Loop(work("llama", losses=focal)).chunks and not Loop(work("bert")).chunks
 
 
-def test_the_plan_sees_the_chunks() -> None:
+def test_the_plan_sees_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     real = collate(work("llama").rows.take(np.arange(8)))
     units = int((real["labels"][:, 1:] != -100).sum())
-    largest = {}
-    for chunks in (False, True):
+    largest = []
+    for places in (math.inf, 0):
+        whole_up_to(places, monkeypatch)
         with footprints.shapes_only() as mode:
-            loop = Loop(work("llama", None, "everything", chunked=chunks), torch.device("cpu"))
+            loop = Loop(work("llama", None, "everything"), torch.device("cpu"))
             trace = Trace(units, tuple(real["labels"].shape), VOCABULARY)
             with trace:
                 trace.begin()
                 seen = {k: mode.from_tensor(v) for k, v in real.items()}
                 footprints._step(loop, seen, units, list(loop.parameters.values()), trace)
-        largest[chunks] = max(piece.bytes for piece in trace._pieces if piece.what == "logits")
-    assert largest == {False: 4 * VOCABULARY * units, True: 4 * VOCABULARY * 7}
+        largest.append(max(piece.bytes for piece in trace._pieces if piece.what == "logits"))
+    assert largest == [4 * VOCABULARY * units, 4 * VOCABULARY * 7]

@@ -116,13 +116,13 @@ def test_a_plan_knows_what_is_left_out(chat_file: Path, bases: dict[str, Path]) 
     found = {
         name: planned._trace(rows, rows.recipe.updated(options))[0]
         for name, options in {
-            "plain": {}, "packed": {"packing": True}, "chunked": {"chunked_loss": True},
-            "cached": {"cache_activations": True}, "all": {"packing": True, "chunked_loss": True, "cache_activations": True},
+            "plain": {}, "packed": {"packing": True}, "cached": {"cache_activations": True},
+            "all": {"packing": True, "cache_activations": True},
         }.items()
     }  # fmt: skip
     flops = {name: sum(o.flops for o in f.operations) / f.traced for name, f in found.items()}
     assert found["packed"].tokens <= found["plain"].tokens
-    assert flops["cached"] < flops["plain"] and flops["all"] < flops["chunked"]
+    assert flops["cached"] < flops["plain"] and flops["all"] < flops["plain"]
     encoded = rows.encoded["train"]
     assert found["cached"].cached == 4 * 16 * int(encoded.lengths.sum()) and not found["plain"].cached
 

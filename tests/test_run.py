@@ -76,7 +76,7 @@ RUNS = [
     ("generate", "t5", {"adapter": [{"prompt_tuning": {"length": 3}}, {"prefix_tuning": {"length": 3}}]}),
     ("chat", "llama", {"adapter": {"lofit": {"first": 0.5}}}),
     ("lm", "llama", {"adapter": [{"reft": {"rank": 2}}, {"connected": {"size": 4}}]}),
-    ("chat", "llama", {"packing": True, "chunked_loss": True}),
+    ("chat", "llama", {"packing": True}),
     ("classify", "bert", {"packing": True, "mask": "head", "cache_activations": "no_dropout"}),
     ("generate", "llama", {"packing": True, "adapter": {"lora": {"layers": [-1]}}, "cache_activations": True}),
 ]  # fmt: skip

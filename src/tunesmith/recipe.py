@@ -184,9 +184,6 @@ class Recipe(_Strict):
         False, description="several processes share the model out (FSDP2): each keeps its part of the weights"
     )
     packing: bool = Field(False, description="rows go through the layers end to end, not padded: the same result")
-    chunked_loss: bool = Field(
-        False, description="a language model's logits are made and let go of in chunks: less memory, the same result"
-    )
     cache_activations: Literal[False, True, "no_dropout"] = Field(
         False,
         description="what lies below all that trains is computed once; no_dropout: and nothing is dropped out there",

@@ -1,19 +1,21 @@
 """Cross-entropy over a large vocabulary without the logits of all places at one time.
 
 A language model's logits, their probabilities and their gradient are each (places, vocabulary): more than the rest of a small
-model together. Here the head is applied to a few places at a time; what it said is let go of and computed again for the
-gradient. The loss and its gradients are the same, but for rounding.
+model together. Here the head is applied to a few places at a time, and the loss's gradient in what the head reads, and in the
+head where it learns, is made at once; then what it said is let go of. Nothing is computed twice. The loss and its gradients are
+the same, but for rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from ..host import Host
     from .step import Step
 
-LARGEST = 2**31
+LARGEST = 2**26
 """Bytes of logits, in single precision, that are made whole where nobody asks for chunks."""
 
 CHUNK = 2**26
@@ -83,8 +85,13 @@ def mean_loss(step: Step, term: Loss) -> Tensor:
         part: Any = Part(head(hidden), targets, step.units)
         return term(part)
 
+    chunks = list(_chunks(len(read), vocabulary(step.host)))
+    if torch.is_grad_enabled() and _is_bare(head):
+        moving = [p for p in head.parameters() if p.requires_grad]
+        made: Tensor = _WithGradients.apply(of, chunks, step.targets, read, *moving)  # type: ignore[no-untyped-call]
+        return made
     total = read.new_zeros((), dtype=torch.float32)
-    for chunk in _chunks(len(read), vocabulary(step.host)):
+    for chunk in chunks:
         if torch.is_grad_enabled():
             drawn = not isinstance(read, FakeTensor)  # random numbers have no state where nothing has a value
             value: Any = checkpoint(of, read[chunk], step.targets[chunk], use_reentrant=False, preserve_rng_state=drawn)
@@ -92,6 +99,47 @@ def mean_loss(step: Step, term: Loss) -> Tensor:
             value = of(read[chunk], step.targets[chunk])
         total = total + value
     return total
+
+
+def _is_bare(head: Any) -> bool:
+    """Whether a head is nothing but its own tensors: what acts on it by hooks (an adapter, FSDP) expects a backward pass."""
+    plain = all(p.is_leaf and type(p.data) in (Tensor, FakeTensor) for p in head.parameters())
+    return plain and not (head._forward_hooks or head._forward_pre_hooks)
+
+
+class _WithGradients(torch.autograd.Function):
+    """The sum of a loss over chunks of places; its gradients are made with it, chunk by chunk, and kept for the way back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        of: Callable[[Tensor, Tensor], Tensor],
+        chunks: Sequence[slice],
+        targets: Tensor,
+        read: Tensor,
+        *moving: Tensor,
+    ) -> Tensor:
+        total = read.new_zeros((), dtype=torch.float32)
+        below = ctx.needs_input_grad[3]
+        ctx.read = torch.empty_like(read) if below else None
+        ctx.moving = [torch.zeros_like(p) for p in moving]
+        for chunk in chunks:
+            with torch.enable_grad():
+                hidden = read[chunk].detach().requires_grad_(below)
+                value = of(hidden, targets[chunk])
+            slopes = torch.autograd.grad(value, [*moving, *([hidden] if below else [])])
+            for found, slope in zip(ctx.moving, slopes, strict=False):
+                found.add_(slope)
+            if below:
+                ctx.read[chunk] = slopes[-1]
+            total += value.detach()
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> Any:  # type: ignore[override]
+        read, moving, ctx.read, ctx.moving = ctx.read, ctx.moving, None, None
+        return None, None, None, read if read is None else read.mul_(slope), *(each.mul_(slope) for each in moving)
 
 
 def token_losses(step: Step) -> Tensor:

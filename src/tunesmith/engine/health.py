@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -11,6 +12,10 @@ from .sharding import whole
 
 WATCHED = 10
 """Steps that are watched: enough for a tensor whose gradient is zero at birth (LoRA's ``A``) to get one."""
+
+
+CHUNK = 2**20
+"""Entries that are summed up at a time: a tensor in double precision would be the largest thing that a run holds."""
 
 
 class Watch:
@@ -35,10 +40,10 @@ class Watch:
 
     def see_gradient(self, name: str, gradient: Tensor) -> bool:
         """Take note of one gradient before it moves its tensor; whether it is not finite."""
-        largest = float(whole(gradient).abs().max()) if gradient.numel() else 0.0
-        if 0 < largest < float("inf"):
+        largest = float(torch.linalg.vector_norm(whole(gradient), math.inf)) if gradient.numel() else 0.0
+        if 0 < largest < math.inf:
             self._without_gradient.discard(name)
-        return not largest < float("inf")
+        return not largest < math.inf
 
     def asleep(self) -> dict[str, str]:
         """Name -> why, for each tensor that has not learned so far."""
@@ -52,7 +57,11 @@ class Watch:
 
 
 def _fingerprint(parameter: nn.Parameter) -> Tensor:
-    """Two sums that a change of any entry changes, so that no copy of the tensor has to be kept."""
-    values = whole(parameter.detach()).double().flatten()
-    ramp = torch.linspace(1, 2, len(values), dtype=torch.float64, device=values.device)
-    return torch.stack([values.sum(), values @ ramp])
+    """Two sums that a change of any entry changes, so that no copy of the tensor has to be kept or made."""
+    values = whole(parameter.detach()).flatten()
+    sums = values.new_zeros(2, dtype=torch.float64)
+    for start in range(0, len(values), CHUNK):
+        piece = values[start : start + CHUNK].double()
+        places = torch.arange(start, start + len(piece), dtype=torch.float64, device=values.device)
+        sums += torch.stack([piece.sum(), piece @ places.div_(len(values)).add_(1)])
+    return sums

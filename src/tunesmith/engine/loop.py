@@ -112,7 +112,6 @@ class Work:
         mask: which of the model's own weights move, where the choice is made or changes in training.
         together: the processes that share every step's rows.
         words: makes ids of a text, for terms that put words around rows.
-        chunked: whether a language model's logits are made in chunks, where cross-entropy alone is asked.
         held_out: encoded validation rows, for terms that ask what a step does to them and adapters that tune values on them.
         sharded: whether the model has been shared out between the processes (`sharding`).
     """
@@ -140,7 +139,6 @@ class Work:
     mask: Mask | None = None
     together: Processes = ALONE
     words: Words | None = None
-    chunked: bool = False
     held_out: Rows | None = None
     sharded: bool = False
 
@@ -328,8 +326,6 @@ class Loop:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         yield from self.choose()
         yield from ({"event": "note", "text": text} for text in self.notes)
-        if self.work.chunked and not self.chunks:
-            yield {"event": "note", "text": "chunked_loss: loss or model do more with the logits, which are made whole"}
         if not self.state.stopped:
             yield from self._train()
         self._finish()
@@ -542,7 +538,7 @@ class Loop:
         if work.gradient.sums or not chunked.fits(work.losses, work.head):
             return False
         longest = int(work.rows.lengths.max()) if len(work.rows) else 0
-        return work.chunked or chunked.too_large(work.host, max(work.tokens, longest))
+        return chunked.too_large(work.host, max(work.tokens, longest))
 
     def _see_head(self) -> None:
         """Go back to whole logits where the model does more with them than its head says."""
@@ -551,8 +547,8 @@ class Loop:
             self.chunks = chunked.is_plain(self._seen(batch))
 
     def _value(self, term: Loss, step: Step) -> Tensor:
-        """What a term says of a step; in chunks of its places where that was asked for, or whole logits are too large."""
-        if self.chunks and (self.work.chunked or chunked.too_large(self.work.host, step.units)):
+        """What a term says of a step; in chunks of its places where whole logits are large."""
+        if self.chunks and chunked.too_large(self.work.host, step.units):
             return chunked.mean_loss(step, term)
         return term(step)
 

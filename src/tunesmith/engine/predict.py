@@ -36,7 +36,6 @@ class Reading:
         tokens: most tokens in one batch, padding counted.
         dtype: precision of matrix products.
         terms: terms of the loss that own a part of the model and change its logits in use.
-        chunked: whether a language model's logits are made in chunks.
     """
 
     host: Host
@@ -45,7 +44,6 @@ class Reading:
     tokens: int = 8192
     dtype: torch.dtype = torch.float32
     terms: Sequence[Loss] = ()
-    chunked: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -96,7 +94,7 @@ def read(reading: Reading, rows: Rows, indices: np.ndarray | None = None) -> Out
 def _outputs(reading: Reading, step: Step) -> tuple[np.ndarray | None, list[np.ndarray], np.ndarray, np.ndarray]:
     """Of one batch: a row's logits; or a tagger's log-probabilities, summed loss and number of units of each row."""
     writes = step.head in chunked.WRITES and not reading.terms
-    if writes and (reading.chunked or chunked.too_large(step.host, step.units)):
+    if writes and chunked.too_large(step.host, step.units):
         values, nats = torch.empty(0), chunked.token_losses(step)
     else:
         values = step.logits

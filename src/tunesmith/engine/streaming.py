@@ -54,7 +54,7 @@ class Stream:
             RunError: one of the watched first gradients is not finite.
         """
         assert parameter.grad is not None
-        self._squares.append(parameter.grad.float().square().sum())
+        self._squares.append(torch.linalg.vector_norm(parameter.grad, dtype=torch.float32).square())
         if self.watch and self.watch.see_gradient(self.names[parameter], parameter.grad):
             name = self.names[parameter]
             raise RunError(f"step {self.loop.state.step + 1}: the gradient of {name} is not finite")

@@ -47,7 +47,7 @@ class LOMO(Gradient):
 
         def measure(p: nn.Parameter) -> None:
             assert p.grad is not None
-            squares.append(p.grad.float().square().sum())
+            squares.append(torch.linalg.vector_norm(p.grad, dtype=torch.float32).square())
             p.grad = None
 
         torch.manual_seed(torch.initial_seed())

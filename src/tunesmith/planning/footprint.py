@@ -244,7 +244,7 @@ def _read(found: Footprint, work: Work, held_out: Sequence[Rows], mode: FakeTens
         trace.hold(_weights(work).values(), "weights")
         trace.hold(work.host.trainable().values(), "weights")
         trace.begin()
-        _say(Step(work.host, seen, work.head), work.chunked)
+        _say(Step(work.host, seen, work.head))
         trace.mark()
     training: dict[str, int] = found.phases["training"]
     waiting: dict[str, int] = {
@@ -253,9 +253,9 @@ def _read(found: Footprint, work: Work, held_out: Sequence[Rows], mode: FakeTens
     found.phases["reading held-out rows"] = {**trace.items(), **waiting}
 
 
-def _say(step: Step, chunks: bool) -> None:
+def _say(step: Step) -> None:
     """What is asked of rows that are only read (`tunesmith.engine.predict`)."""
-    if step.head in chunked.WRITES and (chunks or chunked.too_large(step.host, step.units)):
+    if step.head in chunked.WRITES and chunked.too_large(step.host, step.units):
         chunked.token_losses(step)
         return
     values = step.logits.float()

@@ -333,8 +333,7 @@ def _begin(prepared: Prepared, folder: Path, make: Callable[..., Host] = make_ho
     scale = _scale(prepared, host) if task.name == "regress" else Scale()
     collate = _scaled(collator(task, pad if pad is not None else 0), scale)
     dtype = pick(recipe.precision, device())
-    tokens, chunks = 2 * recipe.batch.tokens, recipe.chunked_loss
-    reading = Reading(host, collate, prepared.head, tokens=tokens, dtype=dtype, chunked=chunks)
+    reading = Reading(host, collate, prepared.head, tokens=2 * recipe.batch.tokens, dtype=dtype)
     if host.packs and make is make_host:
         packed.check(reading, prepared.encoded["train"])
     return Trained(prepared, host, reading, scale, folder)
@@ -437,7 +436,6 @@ def _work(made: Trained, hear: Listener = lambda event: None) -> Work:
         validation_rows=min(len(validation), recipe.checks.rows or len(validation)),
         mask=recipe.mask.build() if recipe.mask else None,
         words=made.prepared.reader,
-        chunked=recipe.chunked_loss,
         held_out=validation,
     )
     if recipe.cache_activations is False:

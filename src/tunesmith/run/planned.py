@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..engine.chunked import WRITES
 from ..engine.precision import pick
 from ..errors import InputError
 from ..planning import machine as machines
@@ -77,7 +76,6 @@ def fitted(prepared: Prepared, say: Callable[[str], None], before: Recipe | None
             {
                 "batch": before.batch.model_dump(),
                 "gradient_checkpointing": before.gradient_checkpointing,
-                "chunked_loss": before.chunked_loss,
             }
         )
     made = plan_prepared(prepared, machines.this())
@@ -138,7 +136,7 @@ def _changes(prepared: Prepared, recipe: Recipe, made: Plan) -> list[Change]:
 
 
 def _tried(prepared: Prepared, recipe: Recipe, made: Plan) -> Iterator[Change]:
-    for options in _same_learning(recipe, prepared.head):
+    for options in _same_learning(recipe):
         change = _change(prepared, recipe, made, options) if options else None
         if change:
             yield change
@@ -148,15 +146,11 @@ def _tried(prepared: Prepared, recipe: Recipe, made: Plan) -> Iterator[Change]:
         yield _change(prepared, recipe, made, options, learns=False)
 
 
-def _same_learning(recipe: Recipe, head: str) -> Iterator[dict[str, Any]]:
-    """Changes after which the same is learned, each alone and all together."""
-    asked = [c.name for c in recipe.loss] or ["cross_entropy"]
-    apart = not recipe.chunked_loss and head in WRITES and asked == ["cross_entropy"]
-    chunks = {"chunked_loss": True} if apart else {}
-    again = {} if recipe.gradient_checkpointing else {"gradient_checkpointing": True}
-    yield from ({}, *(options for options in (chunks, again) if options))
-    if chunks and again:
-        yield chunks | again
+def _same_learning(recipe: Recipe) -> Iterator[dict[str, Any]]:
+    """Changes after which the same is learned, none at first."""
+    yield {}
+    if not recipe.gradient_checkpointing:
+        yield {"gradient_checkpointing": True}
 
 
 def _smaller(prepared: Prepared, recipe: Recipe, made: Plan, options: Mapping[str, Any]) -> Iterator[Change]:
