@@ -88,7 +88,7 @@ def mean_loss(step: Step, term: Loss) -> Tensor:
     chunks = list(_chunks(len(read), vocabulary(step.host)))
     if torch.is_grad_enabled() and _is_bare(head):
         moving = [p for p in head.parameters() if p.requires_grad]
-        made: Tensor = _WithGradients.apply(of, chunks, step.targets, read, *moving)  # type: ignore[no-untyped-call]
+        made: Tensor = _WithGradients.apply(of, chunks, step.targets, read, *moving)
         return made
     total = read.new_zeros((), dtype=torch.float32)
     for chunk in chunks:
@@ -137,7 +137,7 @@ class _WithGradients(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> Any:
         read, moving, ctx.read, ctx.moving = ctx.read, ctx.moving, None, None
         return None, None, None, read if read is None else read.mul_(slope), *(each.mul_(slope) for each in moving)
 
