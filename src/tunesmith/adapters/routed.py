@@ -58,21 +58,21 @@ class Routed(Adapter):
         said: Tensor | None = None
         for block in range(len(self.c)):
             tokens, rank = (best.indices == block).nonzero(as_tuple=True)
-            part = self._block(block, flat[tokens])
+            part = self._block(block, flat[tokens], weights[tokens, rank, None])
             said = part.new_zeros(len(flat), self.site.outputs) if said is None else said
-            said = said.index_add(0, tokens, part * weights[tokens, rank, None].to(part.dtype))
+            said = said.scatter_add(0, tokens[:, None].expand_as(part), part)  # index_add would keep the parts
         assert said is not None
         bias = self.site.bias
         return (said if bias is None else said + bias).view(*x.shape[:-1], -1)
 
-    def _block(self, number: int, x: Tensor) -> Tensor:
-        """What one block adds to the output of some tokens, (tokens, outputs)."""
+    def _block(self, number: int, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """What one block adds to the output of some tokens, (tokens, outputs), times their weights (tokens, 1)."""
         parts, units = self.site.parts, slice(number * self.size, (number + 1) * self.size)
         weight, act = parts["down"].weight[:, units], self.site.activation
         inner = {n: F.linear(x, p.weight[units], None if p.bias is None else p.bias[units])
                  for n in ("gate", "up") if (p := parts.get(n)) is not None}  # fmt: skip
         hidden = act(inner["gate"]) * inner["up"] if "gate" in inner else act(inner["up"])
-        return F.linear(hidden, weight)
+        return F.linear(hidden if weights is None else hidden * weights.to(hidden.dtype), weight)
 
     @torch.no_grad()
     def observe(self, x: Tensor, y: Tensor, gradient: Tensor | None) -> None:
