@@ -30,7 +30,7 @@ Points = Mapping[str, Mapping[str, Any]]
 
 def points() -> dict[str, dict[str, Any]]:
     """What was measured, by name of the recipe."""
-    found: dict[str, dict[str, Any]] = json.loads(POINTS.read_text(encoding="utf-8"))
+    found: dict[str, dict[str, Any]] = json.loads(POINTS.read_text(encoding="utf-8")) if POINTS.exists() else {}
     return found
 
 
@@ -41,6 +41,8 @@ def off(point: Mapping[str, Any]) -> float:
 
 def block(found: Points) -> str:
     """What stands between the page's marks."""
+    if not found:
+        return "No result file is there yet: `python bench/plan.py` makes it."
     close = sum(abs(off(point)) <= WITHIN for point in found.values())
     commits = ", ".join(sorted({point["commit"] for point in found.values()}))
     headings = ("recipe", "micro-batch", "predicted", "measured", "difference")
@@ -85,7 +87,7 @@ def main() -> None:
     """Write page and plot, or check them."""
     found = points()
     text = between(PAGE.read_text(encoding="utf-8"), "peaks", block(found))
-    drawn = PLOT.exists() and f'data-drawn-from="{mark(found)}"' in PLOT.read_text(encoding="utf-8")
+    drawn = not found or PLOT.exists() and f'data-drawn-from="{mark(found)}"' in PLOT.read_text(encoding="utf-8")
     if "--check" in sys.argv:
         if not drawn or PAGE.read_text(encoding="utf-8") != text:
             raise SystemExit(f"{PAGE.name} or its plot is not as {POINTS.name} says; run: make figures")
