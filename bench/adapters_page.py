@@ -19,7 +19,7 @@ from render import ROOT
 
 from tunesmith import measured, parts
 from tunesmith.claims.evidence import cells
-from tunesmith.claims.plots import PANEL
+from tunesmith.claims.plots import as_file
 from tunesmith.cli.measured import megabytes, trained, verdicts
 from tunesmith.comparing.plots import COLORS
 from tunesmith.evaluation.drawing import FLOOR, figure, logarithmic, style, svg
@@ -197,9 +197,7 @@ def plot(found: Tests, task: str, cost: str) -> str:
         axes.set(xlabel=title, ylabel=f"score, {task}")
         axes.legend()
         text = svg(drawn, f"{task}-{cost}-", f"{task}: score against {title}")
-    text = text.replace("<svg ", f'<svg data-drawn-from="{hash_json(points)[:16]}" ', 1)
-    end = text.index(">", text.index("<svg ")) + 1
-    return f"{text[:end]}{PANEL}{text[end:].rstrip()}\n"
+    return as_file(text, hash_json(points)[:16])
 
 
 def plots(found: Tests) -> dict[Path, str]:

@@ -16,7 +16,7 @@ from typing import Any
 from render import ROOT, between
 
 from tunesmith.claims.evidence import cells
-from tunesmith.claims.plots import PANEL
+from tunesmith.claims.plots import as_file
 from tunesmith.comparing.plots import COLORS
 from tunesmith.evaluation.drawing import FLOOR, figure, style, svg
 from tunesmith.storage import hash_json
@@ -73,9 +73,7 @@ def plot(found: Points) -> str:
         axes.set(xlabel="measured peak (MiB)", ylabel="predicted peak (MiB)", xlim=(0, top), ylim=(0, top))
         axes.legend()
         text = svg(drawn, "peaks-", "predicted against measured peaks")
-    text = text.replace("<svg ", f'<svg data-drawn-from="{mark(found)}" ', 1)
-    end = text.index(">", text.index("<svg ")) + 1
-    return f"{text[:end]}{PANEL}{text[end:].rstrip()}\n"
+    return as_file(text, mark(found))
 
 
 def mark(found: Points) -> str:

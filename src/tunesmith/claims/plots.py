@@ -32,7 +32,12 @@ def as_svg(claim: Claim, result: Mapping[str, Any]) -> str:
     """The plot as an SVG file's text; ``data-drawn-from`` is `drawn_from`. No two draws of the same result differ."""
     with style():
         drawn = svg(_draw(claim, result), "plot-", f"{claim.name}: {result['verdict']}")
-    drawn = drawn.replace("<svg ", f'<svg data-drawn-from="{drawn_from(claim, result)}" ', 1)
+    return as_file(drawn, drawn_from(claim, result))
+
+
+def as_file(drawn: str, mark: str) -> str:
+    """A drawing as a file that a page shows as an image; ``data-drawn-from`` keeps the mark of what it shows."""
+    drawn = drawn.replace("<svg ", f'<svg data-drawn-from="{mark}" ', 1)
     end = drawn.index(">", drawn.index("<svg ")) + 1
     return f"{drawn[:end]}{PANEL}{drawn[end:].rstrip()}\n"
 

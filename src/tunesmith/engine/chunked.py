@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from ..host import Host
     from .step import Step
 
-LARGEST = 2**26
-"""Bytes of logits, in single precision, that are made whole where nobody asks for chunks."""
-
 CHUNK = 2**26
-"""Bytes of logits of one chunk, in single precision."""
+"""Bytes of logits of one chunk, in single precision: with a quarter of it a step on a CPU takes longer."""
+
+LARGEST = CHUNK
+"""Bytes of logits, in single precision, that are made whole."""
 
 WRITES = ("causal-lm", "seq2seq-lm")
 """The heads whose logits go over a vocabulary."""
@@ -108,7 +108,13 @@ def _is_bare(head: Any) -> bool:
 
 
 class _WithGradients(torch.autograd.Function):
-    """The sum of a loss over chunks of places; its gradients are made with it, chunk by chunk, and kept for the way back."""
+    """The sum of a loss over chunks of places; its gradients are made with it, chunk by chunk, and kept for the way back.
+
+    ``of`` says the loss of hidden states (places, size) and targets (places,) of a chunk; ``read`` is (places, size) of all;
+    ``moving`` are the head's tensors that learn. It can be differentiated once.
+
+    Source: Hsu et al. 2024, Liger Kernel, arXiv:2410.10989 (fused linear cross-entropy).
+    """
 
     @staticmethod
     def forward(

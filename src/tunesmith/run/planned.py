@@ -147,7 +147,7 @@ def _tried(prepared: Prepared, recipe: Recipe, made: Plan) -> Iterator[Change]:
 
 
 def _same_learning(recipe: Recipe) -> Iterator[dict[str, Any]]:
-    """Changes after which the same is learned, none at first."""
+    """Options after which the same is learned; those of the recipe as it is come first."""
     yield {}
     if not recipe.gradient_checkpointing:
         yield {"gradient_checkpointing": True}
