@@ -59,7 +59,7 @@ CASES: dict[str, dict[str, Any]] = {
         "base": "smollm2-135m",
         "rows": "movie-dialogue",
         "technique": "lora",
-        "count": 256,
+        "count": 128,
         "length": 128,
         "rate": 5e-4,
     },
@@ -68,7 +68,7 @@ CASES: dict[str, dict[str, Any]] = {
         "base": "smollm2-135m",
         "rows": "movie-dialogue",
         "technique": "full",
-        "count": 256,
+        "count": 128,
         "length": 128,
         "rate": 2e-5,
     },
@@ -77,7 +77,7 @@ CASES: dict[str, dict[str, Any]] = {
         "base": "smollm2-135m",
         "rows": "news-articles",
         "technique": "lora",
-        "count": 64,
+        "count": 48,
         "length": 256,
         "rate": 5e-4,
     },
@@ -86,12 +86,12 @@ CASES: dict[str, dict[str, Any]] = {
         "base": "smollm2-135m",
         "rows": "news-articles",
         "technique": "full",
-        "count": 64,
+        "count": 48,
         "length": 256,
         "rate": 2e-5,
     },
 }
-SHARED = {"rank": 8, "alpha": 16, "batch": 16, "epochs": 1, "validations": 8}
+SHARED = {"rank": 8, "alpha": 16, "batch": 16, "epochs": 1, "validations": 4}
 RUNS = {
     "classify": [("tunesmith", "defaults"), ("trainer", "defaults"), ("trainer", "best"), ("plain", "best")],
     "chat": [("tunesmith", "defaults"), ("trl", "defaults"), ("trl", "best"), ("plain", "best")],
@@ -130,7 +130,7 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
     case = {**SHARED, **CASES[name]}
     rows = [json.loads(line) for line in open_rows(case["rows"]).read_text(encoding="utf-8").split("\n") if line]
     random.Random(0).shuffle(rows)
-    held = max(64, case["count"] // 4)
+    held = 200 if case["kind"] == "classify" else 32
     parts = {
         "train": rows[: case["count"]],
         "valid": rows[case["count"] :][:held],
@@ -143,7 +143,13 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
         case[part] = str(path)
     if case["kind"] == "classify":
         case["labels"] = sorted({r["label"] for found in parts.values() for r in found})
-    return {**case, "base": str(resolve(case["base"]).path), "threads": os.cpu_count()}
+    products = peak()
+    return {
+        **case,
+        "base": str(resolve(case["base"]).path),
+        "threads": os.cpu_count(),
+        "bf16": products["bfloat16"] > products["float32"],
+    }
 
 
 def one(peer: str, settings: str, case: dict[str, Any], seed: int, folder: Path) -> dict[str, Any]:
@@ -172,11 +178,13 @@ def peak(seconds: float = 2.0) -> dict[str, float]:
         for size in (384, 768, 1536, 3072):
             a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
             a @ b
-            until, count, start = time.perf_counter() + seconds / 8, 0, time.perf_counter()
-            while time.perf_counter() < until:
+            count, start = 0, time.perf_counter()
+            while (taken := time.perf_counter() - start) < seconds / 8:
                 a @ b
                 count += 1
-            best = max(best, 2 * size**3 * count / (time.perf_counter() - start))
+            best = max(best, 2 * size**3 * count / taken)
+            if count == 1:  # a larger product would take minutes where a processor has no units for this type
+                break
         found[str(dtype).removeprefix("torch.")] = best
     return found
 
@@ -204,6 +212,7 @@ def run(name: str, rounds: int) -> None:
     path = FOLDER / f"{name}.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"case": CASES[name], "runs": []}
     done = {(r["peer"], r["settings"], r["seed"]) for r in known["runs"]}
+    source = commit()
     with tempfile.TemporaryDirectory() as made:
         case = prepare(name, Path(made))
         known |= {
@@ -216,7 +225,12 @@ def run(name: str, rounds: int) -> None:
             for peer, settings in RUNS[case["kind"]]:
                 if (peer, settings, seed) in done:
                     continue
-                said = {**one(peer, settings, case, seed, Path(made)), "peak": peak(), "commit": commit()}
+                said = {
+                    **one(peer, settings, case, seed, Path(made)),
+                    "peak": peak(),
+                    "processor": processor(),
+                    "commit": source,
+                }
                 known["runs"].append(said)
                 path.parent.mkdir(exist_ok=True)
                 path.with_suffix(".part").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
@@ -224,6 +238,14 @@ def run(name: str, rounds: int) -> None:
                 print(
                     f"{name} {peer} {settings} {seed}: {said['train_seconds']:.1f} s, score {said['score']}", flush=True
                 )
+
+
+def processor() -> str:
+    """What multiplies here: the model, and which of the instructions it has that make a difference."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    known = dict(line.replace("\t", "").split(": ", 1) for line in lines if ": " in line)
+    kinds = [kind for kind in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if kind in known.get("flags", "").split()]
+    return " ".join([known.get("model name", platform.machine()), *kinds])
 
 
 def commit() -> str:

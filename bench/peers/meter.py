@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,14 @@ def _memory(key: str) -> int:
         if line.startswith(key):
             return int(line.split()[1]) * 1024
     raise RuntimeError(f"/proc/self/status has no {key}")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("torch", "transformers", "peft", "trl", "accelerate", "tunesmith"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 class Meter:
@@ -72,5 +82,5 @@ class Meter:
 
     def tell(self, **more: Any) -> None:
         """Hand the figures back on stdout's last line."""
-        self.said |= {"whole_seconds": time.time() - STARTED, **more}
+        self.said |= {"whole_seconds": time.time() - STARTED, "versions": _versions(), **more}
         print("\n" + json.dumps(self.said), flush=True)

@@ -67,13 +67,13 @@ def main() -> None:
     labels = torch.zeros(given["batch"], dtype=torch.long) if classify else ids
     watch.begin()
     for _ in range(steps):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=given["bf16"]):
             loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         watch.step()
-    watch.tell(score=None, tokens=steps * ids.numel(), dtype="bf16")
+    watch.tell(score=None, tokens=steps * ids.numel(), dtype="bf16" if given["bf16"] else "fp32")
 
 
 main()

@@ -22,7 +22,7 @@ from transformers import (  # noqa: E402
 watch.imported()
 watch.ready()
 BEST = {
-    "bf16": True,
+    "bf16": given["bf16"],
     "train_sampling_strategy": "group_by_length",
     "logging_strategy": "no",
     "per_device_eval_batch_size": 64,
