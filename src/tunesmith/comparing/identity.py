@@ -21,6 +21,9 @@ FORM = 1
 Other rounding and other random draws do not count, as another processor or another PyTorch does not.
 """
 
+_OPEN_MICRO_BATCH = 4096
+"""What a micro-batch that is left to the device stands as: how a step is cut decides nothing but rounding and draws."""
+
 _UNCOUNTED = ("save", "seed", "revision", "base")
 """Options that change no figure (when checkpoints are written), or that stand elsewhere in the identity."""
 
@@ -67,6 +70,7 @@ class Identities:
         options |= {
             "task": recipe.task or prepared.task.name,
             "length": {**options["length"], "max": prepared.reader.max_length},
+            "batch": {**options["batch"], "tokens": options["batch"]["tokens"] or _OPEN_MICRO_BATCH},
         }
         if what == "before":
             options = {k: v for k, v in options.items() if k in _ROWS}

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..host import Host
 from ..losses import Loss
 from . import chunked, cloze
-from .batches import micro_batches
+from .batches import micro_batches, most_tokens
 from .loop import Rows
 from .memory import is_out_of_memory
 from .precision import arithmetic
@@ -41,7 +41,7 @@ class Reading:
     host: Host
     collate: Collate
     head: str
-    tokens: int = 8192
+    tokens: int = most_tokens("cpu")
     dtype: torch.dtype = torch.float32
     terms: Sequence[Loss] = ()
 

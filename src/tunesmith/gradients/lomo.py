@@ -24,6 +24,7 @@ class LOMO(Gradient):
     """
 
     streams = True
+    whole = True
 
     def __init__(self, *, limit: Positive | None = None):
         self.limit = limit

@@ -15,6 +15,7 @@ from ..data.encode import collator
 from ..data.reader import Reader
 from ..data.rows import Rows
 from ..data.tasks import IGNORED, Encoding, Task
+from ..engine.batches import most_tokens
 from ..engine.generate import Sampling, generate
 from ..engine.precision import pick
 from ..engine.predict import Reading, features
@@ -49,7 +50,7 @@ class Writer:
         pad = reader.tokenizer.pad_token_id
         collate = collator(task, pad if pad is not None else 0)
         head = task.head(reader.architecture)
-        self.reading = Reading(host, collate, head, dtype=pick(precision, device()))
+        self.reading = Reading(host, collate, head, most_tokens(device().type), pick(precision, device()))
         self.host = host
 
     @classmethod

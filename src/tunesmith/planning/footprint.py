@@ -102,13 +102,14 @@ def shapes_only() -> Iterator[FakeTensorMode]:
         raise RunError(f"the plan cannot follow this recipe: {asked} depends on values, not on shapes alone") from error
 
 
-def footprint(work: Work, held_out: Sequence[Rows], mode: FakeTensorMode) -> Footprint:
+def footprint(work: Work, held_out: Sequence[Rows], mode: FakeTensorMode, *, reads: int) -> Footprint:
     """Trace a run's largest micro-batches.
 
     Args:
         work: as the loop gets it; its host has fake tensors.
-        held_out: rows that are read without training; twice the tokens of a micro-batch at a time.
+        held_out: rows that are read without training.
         mode: of the fake tensors.
+        reads: most tokens that are read at a time.
 
     Raises:
         RunError: a part asks for values that only data could tell.
@@ -120,7 +121,7 @@ def footprint(work: Work, held_out: Sequence[Rows], mode: FakeTensorMode) -> Foo
     for shape in _largest(shapes, work.rows):
         _train(found, work, shape, mode)
     if held_out:
-        _read(found, work, held_out, mode)
+        _read(found, work, held_out, mode, reads)
     return found
 
 
@@ -232,10 +233,10 @@ def _step(loop: Loop, batch: dict[str, Tensor], units: int, parameters: list[Any
             handle.remove()
 
 
-def _read(found: Footprint, work: Work, held_out: Sequence[Rows], mode: FakeTensorMode) -> None:
+def _read(found: Footprint, work: Work, held_out: Sequence[Rows], mode: FakeTensorMode, reads: int) -> None:
     """The largest batch of rows that are only read, while the optimizer waits."""
     packed = work.host.packs
-    groups = [(rows, group) for rows in held_out for group in _reading(rows, 2 * work.tokens, packed)]
+    groups = [(rows, group) for rows in held_out for group in _reading(rows, reads, packed)]
     rows, chosen = max(groups, key=lambda g: len(g[1]) * int(g[0].lengths[g[1]].max()))
     batch, trace, lengths = _batch(work, rows, chosen, mode)
     seen: dict[str, Tensor] = {k: mode.from_tensor(v) for k, v in batch.items()}

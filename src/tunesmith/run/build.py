@@ -13,6 +13,7 @@ import torch
 
 from .. import artefacts
 from ..engine import cloze
+from ..engine.batches import most_tokens
 from ..engine.loop import Budget, Loop, Work
 from ..engine.step import ROW_HEADS, Step
 from ..engine.step_log import StepLog, replay
@@ -29,6 +30,11 @@ def device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def micro_batch(recipe: Recipe) -> int:
+    """Most tokens that go through the model at a time: as the recipe says, or what the device is fastest with."""
+    return recipe.batch.tokens or most_tokens(device().type)
 
 
 def make_host(

@@ -42,7 +42,7 @@ from ..recipe import Recipe
 from ..recipe import read as read_recipe
 from ..storage import atomic_file, atomic_folder, write_json
 from .audit import BaseAndTuned, audit, check_audits
-from .build import device, make_host, used_terms
+from .build import device, make_host, micro_batch, used_terms
 from .events import EventLog, Listener, read_events
 from .measure import WRITERS, Probe, Scale, answers, before_training, labels_of, write_texts
 from .prepare import Prepared, keep_rows, on_disk, prepare
@@ -333,7 +333,7 @@ def _begin(prepared: Prepared, folder: Path, make: Callable[..., Host] = make_ho
     scale = _scale(prepared, host) if task.name == "regress" else Scale()
     collate = _scaled(collator(task, pad if pad is not None else 0), scale)
     dtype = pick(recipe.precision, device())
-    reading = Reading(host, collate, prepared.head, tokens=2 * recipe.batch.tokens, dtype=dtype)
+    reading = Reading(host, collate, prepared.head, tokens=micro_batch(recipe), dtype=dtype)
     if host.packs and make is make_host:
         packed.check(reading, prepared.encoded["train"])
     return Trained(prepared, host, reading, scale, folder)
@@ -412,20 +412,24 @@ def _work(made: Trained, hear: Listener = lambda event: None) -> Work:
     terms = [c.build() for c in losses]
     made.reading.terms = used_terms(terms)
     *transforms, stepper = recipe.optimizer
-    validation = made.prepared.encoded["validation"]
+    gradient = recipe.gradient.build()
+    rows, validation = made.prepared.encoded["train"], made.prepared.encoded["validation"]
+    tokens = made.reading.tokens
+    if recipe.batch.tokens is None and (gradient.whole or any(term.whole for term in terms)):
+        tokens = max(tokens, recipe.batch.rows * int(rows.lengths.max(initial=1)))
     work = Work(
         host=made.host,
-        rows=made.prepared.encoded["train"],
+        rows=rows,
         collate=made.reading.collate,
         head=made.prepared.head,
         losses=terms,
-        gradient=recipe.gradient.build(),
+        gradient=gradient,
         transforms=[c.build() for c in transforms],
         stepper=stepper.build(),
         schedule=recipe.schedule.build(),
         budget=Budget(**{n: getattr(recipe.budget, n) for n in type(recipe.budget).model_fields}),
         rows_per_step=recipe.batch.rows,
-        tokens=recipe.batch.tokens,
+        tokens=tokens,
         dtype=made.reading.dtype,
         seed=recipe.seed,
         folder=made.folder / "checkpoints",

@@ -32,7 +32,7 @@ from ..models.bases import BaseInfo, load, resolve
 from ..recipe import Recipe, override
 from ..recipe import read as read_recipe
 from ..storage import atomic_folder, write_json
-from .build import device, load_terms, make_host, replayed
+from .build import device, load_terms, make_host, micro_batch, replayed
 from .carry_out import STEPS, artefact_folder, check_same, held_out_rows, prove, save_tokenizer
 from .measure import answers, tags_of
 from .prepare import prepare
@@ -154,7 +154,7 @@ class Run:
         pad, head = self.reader.tokenizer.pad_token_id, self.task.head(self.base.architecture)
         return Reading(
             self.host, collator(self.task, pad if pad is not None else 0), head,
-            tokens=2 * self.recipe.batch.tokens, dtype=pick(self.recipe.precision, device()),
+            tokens=micro_batch(self.recipe), dtype=pick(self.recipe.precision, device()),
             terms=load_terms(self.recipe, self.host, head, self.artefact),
         )  # fmt: skip
 

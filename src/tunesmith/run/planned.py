@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..engine.batches import most_tokens
 from ..engine.precision import pick
 from ..errors import InputError
 from ..planning import machine as machines
@@ -16,7 +17,7 @@ from ..planning.footprint import Footprint, footprint, shapes_only
 from ..planning.machine import Machine, size_of, told
 from ..recipe import Recipe, override
 from ..recipe import make as make_recipe
-from .build import device, sketch_host
+from .build import device, micro_batch, sketch_host
 from .carry_out import _begin, _work
 from .prepare import Prepared, on_disk, prepare
 
@@ -104,15 +105,22 @@ def _trace(prepared: Prepared, recipe: Recipe) -> tuple[Footprint, Any]:
         made = _begin(shown, Path(folder), sketch_host)
         work = _work(made)
         read = [rows for name in ("validation", "test") if len(rows := prepared.encoded[name])]
-        return footprint(work, read, mode), made.host
+        return footprint(work, read, mode, reads=made.reading.tokens), made.host
 
 
 def _precise(recipe: Recipe, machine: Machine) -> Recipe:
-    """The recipe with its precision decided."""
+    """The recipe with its precision decided, and its micro-batch where the machine is another than this."""
+    if machine.gpu and not machine.here and recipe.batch.tokens is None and not _in_one_piece(recipe):
+        recipe = recipe.updated({"batch": {**recipe.batch.model_dump(), "tokens": most_tokens("cuda")}})
     if recipe.precision != "auto":
         return recipe
     half = machine.gpu if not machine.here else str(pick("auto", device())) == "torch.bfloat16"
     return recipe.updated({"precision": "bf16" if half else "fp32"})
+
+
+def _in_one_piece(recipe: Recipe) -> bool:
+    """Whether a part needs all rows of a step at a time."""
+    return any(chosen.part.load().whole for chosen in (*recipe.loss, recipe.gradient))
 
 
 def _epochs(prepared: Prepared, recipe: Recipe, found: Footprint) -> float:
@@ -155,9 +163,9 @@ def _same_learning(recipe: Recipe) -> Iterator[dict[str, Any]]:
 
 def _smaller(prepared: Prepared, recipe: Recipe, made: Plan, options: Mapping[str, Any]) -> Iterator[Change]:
     """The largest micro-batch that fits, between the longest row alone and the recipe's; the smallest where none does."""
-    if any(c.part.load().whole for c in recipe.loss):
+    if _in_one_piece(recipe):
         return
-    now = min(recipe.batch.tokens, made.footprint.rows * made.footprint.length)
+    now = min(micro_batch(recipe), made.footprint.rows * made.footprint.length)
     least = max(FEWEST_TOKENS, int(prepared.encoded["train"].lengths.max()))
     if least >= now:
         return
