@@ -39,8 +39,9 @@ def grown(output: Tensor, tensors: list[Tensor], towards: Tensor) -> list[Tensor
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("mask", ["none", "bool", "added"])
-def test_attention_and_its_gradient_are_as_exact_as_pytorchs(shape: Shape, mask: str) -> None:
-    tensors, given = drawn(shape, torch.bfloat16), masks(shape)[mask]
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_attention_and_its_gradient_are_as_exact_as_pytorchs(shape: Shape, mask: str, precision: torch.dtype) -> None:
+    tensors, given = drawn(shape, precision), masks(shape)[mask]
     exact = [t.detach().float().requires_grad_() for t in tensors]
     repeated = shape[1] // shape[2]
     towards = torch.randn(shape[0], shape[3], shape[1], shape[4])
@@ -51,11 +52,12 @@ def test_attention_and_its_gradient_are_as_exact_as_pytorchs(shape: Shape, mask:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=bias is None).transpose(1, 2)
 
     wanted = grown(pytorchs(*exact), exact, towards)
-    theirs = grown(pytorchs(*tensors), tensors, towards.bfloat16())
+    theirs = grown(pytorchs(*tensors), tensors, towards.to(precision))
     ours = quick.attention(*tensors, given, causal=True, scale=None, dropout=0.0)
-    for exactly, fused, found in zip(wanted, theirs, grown(ours, tensors, towards.bfloat16()), strict=True):
+    least = 0.005 if precision == torch.bfloat16 else 1e-6
+    for exactly, fused, found in zip(wanted, theirs, grown(ours, tensors, towards.to(precision)), strict=True):
         off, allowed = ((t - exactly).norm() / exactly.norm() for t in (found, fused))
-        assert off < max(0.005, 1.5 * float(allowed))
+        assert off < max(least, 1.5 * float(allowed))
 
 
 def test_dropout_of_attention_is_in_the_gradient_too() -> None:

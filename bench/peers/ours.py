@@ -15,8 +15,13 @@ import tunesmith as ts  # noqa: E402
 
 watch.imported()
 
+import pyarrow  # noqa: E402, F401
+import scipy.stats  # noqa: E402, F401
+import sklearn.linear_model  # noqa: E402, F401
 import torch  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification  # noqa: E402, F401
+
+import tunesmith.run.carry_out  # noqa: E402, F401
 
 watch.ready()
 

@@ -1,7 +1,8 @@
-"""Two things that PyTorch does slowly on a CPU, done otherwise: dropout, and the gradient of attention in bf16.
+"""Two things that PyTorch does slowly on a CPU, done otherwise: dropout, and the gradient of attention.
 
-PyTorch draws dropout's random numbers one by one, which is a tenth of an encoder's step; and its fused attention takes
-several times as long backwards as the few products that it stands for, as long as sequences are short.
+PyTorch draws dropout's random numbers one by one, which is a tenth of an encoder's step. Its fused attention takes longer
+backwards than the few products that it stands for, in bf16 several times as long, as long as sequences are short; and with
+dropout it has none.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 LONGEST = 192
-"""Keys up to which the plain products are the faster ones; longer sequences take PyTorch's fused attention."""
+"""Keys up to which the plain products are the faster ones; longer sequences take PyTorch's fused attention where it has one."""
 
 
 def quicken(model: nn.Module) -> None:
@@ -52,11 +53,11 @@ def attends(query: Tensor, key: Tensor, mask: Tensor | None, named: dict[str, An
     """Whether `attention` is the faster one here, and does what is asked for."""
     return (
         query.device.type == "cpu"
-        and _precision(query) == torch.bfloat16
+        and _precision(query) in (torch.float32, torch.bfloat16)
         and torch.is_grad_enabled()
         and (query.requires_grad or key.requires_grad)
         and torch.backends.cuda.flash_sdp_enabled()  # where only PyTorch's plain kernel is allowed, it is meant
-        and key.shape[2] <= LONGEST
+        and (key.shape[2] <= LONGEST or named.get("dropout"))
         and query.shape[1] % key.shape[1] == 0
         and not (mask is not None and mask.requires_grad)
         and all(named.get(name) is None for name in ("position_bias", "softcap", "cache"))
@@ -91,13 +92,14 @@ def attention(
         lowest = torch.finfo(torch.float32).min
         bias = torch.zeros(mask.shape).masked_fill_(~mask, lowest) if mask.dtype == torch.bool else mask.float()
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    query, key, value = (t.to(torch.bfloat16) for t in (query, key, value))
+    precision = _precision(query)
+    query, key, value = (t.to(precision) for t in (query, key, value))
     attended: Tensor = _Attention.apply(query, key, value, bias, scale, dropout)
     return attended
 
 
 class _Attention(torch.autograd.Function):
-    """Scores and softmax in single precision, products with bf16's speed; the weights are kept for the way back."""
+    """Scores and softmax in single precision, other products as the tensors are; the weights are kept for the way back."""
 
     @staticmethod
     def forward(
