@@ -122,11 +122,12 @@ class BaseAndTuned:
     def _base(self) -> Reading:
         prepared = self.prepared
         if prepared.recipe.mask is None:
-            return self.tuned
+            return dataclasses.replace(self.tuned, terms=())
         labels = self.task.labels if self.task.name != "regress" else None
         problem = problem_of(prepared.head, labels, multi=bool(getattr(self.task, "multi", False)))
         loaded = load(prepared.base, prepared.head, labels=labels, seed=prepared.recipe.seed, problem=problem)
-        return dataclasses.replace(self.tuned, host=Host(loaded.model, loaded.fresh).to(self.tuned.device).eval())
+        host = Host(loaded.model, loaded.fresh).to(self.tuned.device).eval()
+        return dataclasses.replace(self.tuned, host=host, terms=())
 
     @contextlib.contextmanager
     def _model(self, tuned: bool) -> Iterator[Reading]:

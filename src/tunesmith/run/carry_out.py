@@ -1,4 +1,4 @@
-"""A recipe carried out: prepare, measure the base, train, measure what came of it, save, and prove the save."""
+"""A recipe carried out: prepare, train, measure the base and what came of it, save, and prove the save."""
 
 from __future__ import annotations
 
@@ -107,9 +107,11 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
 
     held_out = held_out_rows(prepared)
     started = time.perf_counter()
-    before = _before(made, held_out)
+    before = {} if prepared.recipe.mask is None else _before(made, held_out)
     work = _work(made, hear)
     _train(made, work, hear)
+    # What is attached can be switched off: the base is measured when nobody waits for the first step any more.
+    before = before or _before(made, held_out)
     after = _after(made, held_out)
     _save(made)
     write_json(folder / "proof.json", prove(folder))

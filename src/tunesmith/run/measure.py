@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -203,7 +203,7 @@ def before_training(
 
 def _of_base(task: Task, reading: Reading, test: Encoded, chosen: np.ndarray) -> Answers:
     with reading.host.off():
-        return answers(task, test, read(reading, test, chosen), chosen)
+        return answers(task, test, read(replace(reading, terms=()), test, chosen), chosen)
 
 
 def write_texts(
