@@ -39,6 +39,7 @@ figures: $(VENV)/.ready
 	$(BIN)/python bench/parts.py --only
 	$(BIN)/python bench/adapters_page.py
 	$(BIN)/python bench/planning_page.py
+	$(BIN)/python bench/performance.py
 	$(BIN)/python bench/few_shot.py --render
 	$(BIN)/python bench/evidence.py
 	$(BIN)/python bench/robust.py --render

@@ -168,6 +168,17 @@ def one(peer: str, settings: str, case: dict[str, Any], seed: int, folder: Path)
     return {"peer": peer, "settings": settings, "seed": seed, **said}
 
 
+def startup() -> None:
+    """Seconds of ``tunesmith --help`` in a new process, several times; writes ``startup.json``."""
+    seconds = []
+    for _ in range(9):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "tunesmith", "--help"], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    said = {"help_seconds": seconds, "processor": processor(), "commit": commit()}
+    (FOLDER / "startup.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+
+
 def peak(seconds: float = 2.0) -> dict[str, float]:
     """The machine's matrix products in FLOP/s, in fp32 and bf16: the best of a few sizes."""
     import torch
@@ -189,11 +200,10 @@ def peak(seconds: float = 2.0) -> dict[str, float]:
     return found
 
 
-def flops(case: dict[str, Any]) -> float:
-    """Floating-point operations a useful token, as PyTorch's counter sees them in our own run."""
+def begun(case: dict[str, Any], folder: Path) -> Any:
+    """Our own run of a case as training begins."""
     from tunesmith import recipe as recipes
-    from tunesmith.engine.loop import flops as count
-    from tunesmith.run.carry_out import _begin, _work
+    from tunesmith.run.carry_out import _begin
     from tunesmith.run.prepare import on_disk, prepare
 
     technique = {"adapter": {"lora": {"rank": case["rank"]}}} if case["technique"] == "lora" else {"mask": "everything"}
@@ -202,8 +212,16 @@ def flops(case: dict[str, Any]) -> float:
         "rows": rows, "base": case["base"], "task": case["kind"], "length": {"max": case["length"], "over": "truncate"},
         "batch": {"rows": case["batch"]}, **technique,
     })  # fmt: skip
+    return _begin(prepare(on_disk(recipe)), folder)
+
+
+def flops(case: dict[str, Any]) -> float:
+    """Floating-point operations a useful token, as PyTorch's counter sees them in our own run."""
+    from tunesmith.engine.loop import flops as count
+    from tunesmith.run.carry_out import _work
+
     with tempfile.TemporaryDirectory() as folder:
-        counted, tokens = count(_work(_begin(prepare(on_disk(recipe)), Path(folder))))
+        counted, tokens = count(_work(begun(case, Path(folder))))
     return counted / tokens
 
 
@@ -232,7 +250,6 @@ def run(name: str, rounds: int) -> None:
                     "commit": source,
                 }
                 known["runs"].append(said)
-                path.parent.mkdir(exist_ok=True)
                 path.with_suffix(".part").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
                 os.replace(path.with_suffix(".part"), path)
                 print(
@@ -262,6 +279,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(CASES), choices=list(CASES), help="cases")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, each with a seed of its own")
     chosen = parser.parse_args()
+    FOLDER.mkdir(exist_ok=True)
+    startup()
     for name in chosen.only:
         run(name, chosen.rounds)
 

@@ -1,6 +1,8 @@
 """docs/performance.md out of ``bench/engine/*.json``: every ratio is a median over rounds of two runs made in turn.
 
 python bench/performance.py [--check]
+
+``--check`` changes nothing and fails when page or plot is not what the files say.
 """
 
 from __future__ import annotations
@@ -9,18 +11,31 @@ import json
 import math
 import statistics
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from engine import CASES, FOLDER, ROOT, RUNS
 
-PAGE = ROOT / "docs" / "performance.md"
+from tunesmith.claims.evidence import cells
+from tunesmith.claims.plots import as_file
+from tunesmith.comparing.plots import COLORS
+from tunesmith.evaluation.drawing import figure, style, svg
+from tunesmith.storage import hash_json
+
+PAGE, PLOT = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance" / "time.svg"
+SIZES = ROOT / "bench" / "micro_batches.json"
 NAMES = {
     "trainer": "transformers Trainer + PEFT",
     "trl": "TRL SFTTrainer",
     "plain": "plain PyTorch, no padding",
     "tunesmith": "tunesmith",
 }
-TARGETS = {"train_seconds": {"defaults": 1 / 3, "best": 2 / 3}, "memory": {"defaults": 1 / 2, "best": 2 / 3}}
+TARGETS = {
+    "train_seconds": {"defaults": 1 / 3, "best": 2 / 3},
+    "memory": {"defaults": 1 / 2, "best": 2 / 3},
+    "first_step_seconds": {"defaults": 1 / 2, "best": 1 / 2},
+}
+SHARE_OF_PEAK, HELP_SECONDS = 0.6, 0.3
 
 
 def memory(run: dict[str, Any], weights: float) -> float:
@@ -79,15 +94,21 @@ def table(known: dict[str, Any], weights: float) -> list[str]:
         said = f"{statistics.mean(scores):.3f} ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
         if peer == "tunesmith":
             seconds = statistics.median(r["train_seconds"] for r in runs)
-            cells = [f"{seconds:.1f} s", "", f"{statistics.median(memory(r, weights) for r in runs) / 2**20:.0f} MB",
+            shown = [f"{seconds:.1f} s", "", f"{statistics.median(memory(r, weights) for r in runs) / 2**20:.0f} MB",
                      f"{statistics.median(r['first_step_seconds'] for r in runs):.1f} s"]  # fmt: skip
         else:
             found = ratios(known, peer, settings, weights)
-            cells = [
-                cell(found, name, settings) for name in ("train_seconds", "to_loss", "memory", "first_step_seconds")
+            shown = [
+                cell(found, name, "" if peer == "plain" else settings)
+                for name in ("train_seconds", "to_loss", "memory", "first_step_seconds")
             ]
         who = NAMES[peer] if peer in ("tunesmith", "plain") else f"ours / {NAMES[peer]}, {settings}"
-        lines.append(f"| {who} | {' | '.join(cells)} | {rate:,.0f} | {share:.0%} | {said} |")
+        goal = (
+            f" ({'met' if share >= SHARE_OF_PEAK else f'target {SHARE_OF_PEAK:.0%} missed'})"
+            if peer == "tunesmith"
+            else ""
+        )
+        lines.append(f"| {who} | {' | '.join(shown)} | {rate:,.0f} | {share:.0%}{goal} | {said} |")
     return lines
 
 
@@ -100,47 +121,148 @@ def cell(found: dict[str, float], name: str, settings: str) -> str:
     return f"{found[name]:.2f}×{met}"
 
 
-def page() -> str:
-    """The whole page."""
+def _read(name: str) -> dict[str, Any] | None:
+    path = FOLDER / f"{name}.json"
+    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return found
+
+
+def traces() -> dict[str, dict[str, float]]:
+    """Shares of our training's time by kind of operation, of every case that was traced."""
+    found = {name: known["seconds"] for name in CASES if (known := _read(f"{name}.trace"))}
+    return {name: {k: v / sum(seconds.values()) for k, v in seconds.items()} for name, seconds in found.items()}
+
+
+def plot(found: Mapping[str, Mapping[str, float]]) -> str:
+    """The shares as bars, as an SVG file's text."""
+    kinds = sorted(
+        {k for shares in found.values() for k in shares}, key=lambda k: -sum(s.get(k, 0) for s in found.values())
+    )
+    with style():
+        drawn, axes = figure(6.4, 1.6 + 0.32 * len(found))
+        left = dict.fromkeys(found, 0.0)
+        for number, kind in enumerate(kinds):
+            widths = [100 * shares.get(kind, 0.0) for shares in found.values()]
+            color, shade = COLORS[number % len(COLORS)], 0.9 if number < len(COLORS) else 0.45
+            axes.barh(list(found), widths, left=list(left.values()), color=color, alpha=shade, label=kind)
+            left = {name: left[name] + width for name, width in zip(found, widths, strict=True)}
+        axes.invert_yaxis()
+        axes.set(xlabel="share of the time of a step (%)", xlim=(0, 100))
+        drawn.legend(loc="outside lower center", ncols=3)
+        text = svg(drawn, "time-", "where the time of a training step goes")
+    return as_file(text, mark(found))
+
+
+def mark(found: Mapping[str, Mapping[str, float]]) -> str:
+    """What the plot has to be drawn from."""
+    return hash_json({name: {k: round(v, 6) for k, v in shares.items()} for name, shares in found.items()})[:16]
+
+
+def case_parts(name: str, known: dict[str, Any]) -> list[str]:
+    """A case's heading, setting and table."""
     from tunesmith.models.bases import resolve
 
+    case = known["case"]
+    commits = ", ".join(sorted({r["commit"] for r in known["runs"]}))
+    processors = "; ".join(sorted({r["processor"] for r in known["runs"]}))
+    rounds = len({r["seed"] for r in known["runs"]})
+    precisions = sorted(
+        {f"{NAMES[r['peer']]} {r['settings']} {r['dtype']}" for r in known["runs"] if r["peer"] != "tunesmith"}
+    )
+    return [
+        f"### {name}",
+        f"{case['base']} on packaged:{case['rows']}, {case['count']:,} rows, at most {case['length']} tokens, steps of "
+        f"{known['shared']['batch']} rows; rounds: {rounds}; {known['cores']} cores of {processors}; commits {commits}. "
+        f"Precision: {', '.join(precisions)}.",
+        "\n".join(table(known, 4.0 * resolve(case["base"]).parameters)),
+    ]
+
+
+def start_parts() -> list[str]:
+    """How long ``tunesmith --help`` takes."""
+    known = _read("startup")
+    if known is None:
+        return []
+    seconds = statistics.median(known["help_seconds"])
+    met = "met" if seconds <= HELP_SECONDS else "missed"
+    return [
+        "## Start",
+        f"`tunesmith --help` takes {seconds:.2f} s (median of {len(known['help_seconds'])}; target {HELP_SECONDS} s {met}; "
+        f"{known['processor']}, commit {known['commit']}). The column *start to first step* counts from the start of the process: most of it is "
+        "importing PyTorch and transformers, which both sides do. Where a mask moves the model's own weights, the base is measured in it too.",
+    ]
+
+
+def trace_parts() -> list[str]:
+    """Where the time goes."""
+    found = traces()
+    if not found:
+        return []
+    return [
+        "## Where the time goes",
+        "Steps of our own training under PyTorch's profiler (`python bench/where_time_goes.py`), which costs a little with every operator. "
+        "*Outside operators* is Python. On a CPU the ceiling is *products of matrices*: what else is computed is what a target below it can gain.",
+        f"![where the time of a step goes](performance/{PLOT.name})",
+    ]
+
+
+def size_parts() -> list[str]:
+    """What the size of a micro-batch costs."""
+    if not SIZES.exists():
+        return []
+    known = json.loads(SIZES.read_text(encoding="utf-8"))
+    names = [name for name, found in known.items() if isinstance(found, dict) and "1024" in found]
+    sizes = list(known[names[0]])
+    lines = [cells("", *(f"{int(size):,} tokens" for size in sizes)), "|---" * (len(sizes) + 1) + "|"]
+    for name in names:
+        for what, said in (("train", "training"), ("read", "reading")):
+            middles = [statistics.median(known[name][size][what]) for size in sizes]
+            lines.append(cells(f"{name}: {said}", *(f"{m:.2f} ms" for m in middles)))
+        held = [known[name][size]["bytes"]["training"] / 2**20 for size in sizes]
+        lines.append(cells(f"{name}: memory", *(f"{h:,.0f} MB" for h in held)))
+    return [
+        "## The size of a micro-batch",
+        "Milliseconds a token, and what the plan says that a training step holds above the weights, by the most tokens that go through the model at "
+        f"a time (`python bench/micro_batches.py`; {known['processor']}, {known['threads']} threads, commit {known['commit']}). A recipe that "
+        "leaves `batch.tokens` open has 1,024 on a CPU.",
+        "\n".join(lines),
+    ]
+
+
+def page() -> str:
+    """The whole page."""
     parts = [
         "# Performance",
         "Written by `python bench/performance.py` from the results of `python bench/engine.py`. The same technique, base, rows, effective batch and "
         "number of epochs; every figure of a peer is *ours divided by theirs*, the median over rounds of runs made in turn in one process tree. "
-        "Training is the time of the steps without validations. *Plain PyTorch* is the limit: the same number of tokens as whole rectangles, "
+        "Training is the time of the steps without validations. Memory is the highest resident memory of the process up to the last step, less its "
+        "libraries and the weights in fp32. *Plain PyTorch* is the limit: the same number of tokens as whole rectangles, "
         "without padding, validation or checkpoints, so a ratio over 1 against it is what a real run costs on top. The share of peak is useful tokens × "
-        "counted FLOPs over the fastest matrix product measured between the runs.",
+        "counted FLOPs over the fastest matrix product measured between the runs. On a processor whose bf16 products are slower than "
+        "those of fp32, peers that would take bf16 are given fp32.",
+        "## Side by side",
     ]
     for name in CASES:
-        path = FOLDER / f"{name}.json"
-        if not path.exists():
-            continue
-        known = json.loads(path.read_text(encoding="utf-8"))
-        case = known["case"]
-        weights = 4.0 * resolve(case["base"]).parameters
-        commits = ", ".join(sorted({r["commit"] for r in known["runs"]}))
-        rounds = len({r["seed"] for r in known["runs"]})
-        parts += [
-            f"## {name}",
-            f"{case['base']} on packaged:{case['rows']}, {case['count']:,} rows, at most {case['length']} tokens, steps of {known['shared']['batch']} rows; "
-            f"{rounds} rounds, {known['cores']} cores, commits {commits}.",
-            "\n".join(table(known, weights)),
-        ]
-    return "\n\n".join(parts) + "\n"
+        if known := _read(name):
+            parts += case_parts(name, known)
+    return "\n\n".join([*parts, *start_parts(), *trace_parts(), *size_parts()]) + "\n"
 
 
-def main() -> int:
-    """Write the page, or say whether it is what the files say."""
-    text = page()
-    if "--check" in sys.argv[1:]:
-        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-            print("docs/performance.md is not as the files say; run: python bench/performance.py")
-            return 1
-        return 0
+def main() -> None:
+    """Write page and plot, or check them."""
+    text, found = page(), traces()
+    drawn = not found or PLOT.exists() and f'data-drawn-from="{mark(found)}"' in PLOT.read_text(encoding="utf-8")
+    if "--check" in sys.argv:
+        if not drawn or not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
+            raise SystemExit(
+                "docs/performance.md or its plot is not as the files say; run: python bench/performance.py"
+            )
+        return
+    if not drawn:
+        PLOT.parent.mkdir(exist_ok=True)
+        PLOT.write_text(plot(found), encoding="utf-8")
     PAGE.write_text(text, encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -161,7 +161,7 @@ def test_a_number_names_all_claims_of_its_paper() -> None:
         of_paper(OURS, "lara")
 
 
-@pytest.mark.parametrize("script", ["evidence.py", "adapters_page.py", "planning_page.py"])
+@pytest.mark.parametrize("script", ["evidence.py", "adapters_page.py", "planning_page.py", "performance.py"])
 def test_pages_say_what_the_files_say(script: str) -> None:
     """The README's table and the pages of figures are those that the stored results give."""
     root = OURS.parent
