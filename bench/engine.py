@@ -32,7 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
         "base": "minilm-l6",
         "rows": "rotten-tomatoes",
         "technique": "lora",
-        "count": 1600,
+        "count": 960,
         "length": 128,
         "rate": 1e-3,
     },
@@ -41,7 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
         "base": "minilm-l6",
         "rows": "rotten-tomatoes",
         "technique": "full",
-        "count": 1600,
+        "count": 960,
         "length": 128,
         "rate": 1e-4,
     },
@@ -50,7 +50,7 @@ CASES: dict[str, dict[str, Any]] = {
         "base": "minilm-l6",
         "rows": "sms-spam",
         "technique": "lora",
-        "count": 1600,
+        "count": 960,
         "length": 128,
         "rate": 1e-3,
     },
@@ -59,7 +59,7 @@ CASES: dict[str, dict[str, Any]] = {
         "base": "smollm2-135m",
         "rows": "movie-dialogue",
         "technique": "lora",
-        "count": 128,
+        "count": 96,
         "length": 128,
         "rate": 5e-4,
     },
@@ -68,7 +68,7 @@ CASES: dict[str, dict[str, Any]] = {
         "base": "smollm2-135m",
         "rows": "movie-dialogue",
         "technique": "full",
-        "count": 128,
+        "count": 96,
         "length": 128,
         "rate": 2e-5,
     },
@@ -91,7 +91,7 @@ CASES: dict[str, dict[str, Any]] = {
         "rate": 2e-5,
     },
 }
-SHARED = {"rank": 8, "alpha": 16, "batch": 16, "epochs": 1, "validations": 4}
+SHARED = {"rank": 8, "alpha": 16, "batch": 16, "epochs": 1, "validations": 3}
 RUNS = {
     "classify": [("tunesmith", "defaults"), ("trainer", "defaults"), ("trainer", "best"), ("plain", "best")],
     "chat": [("tunesmith", "defaults"), ("trl", "defaults"), ("trl", "best"), ("plain", "best")],
