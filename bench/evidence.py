@@ -46,8 +46,9 @@ def told(value: Any) -> Any:
 
 
 def options(recipe: Mapping[str, Any]) -> str:
-    """What a result and the arena's recipe have to share."""
-    return json.dumps(told({k: v for k, v in recipe.items() if k not in OPEN}), sort_keys=True)
+    """What a result and the arena's recipe have to share: not how a step was cut, which decides no figure."""
+    shared = {k: v for k, v in recipe.items() if k not in OPEN}
+    return json.dumps(told({**shared, "batch": {"rows": recipe["batch"]["rows"]}}), sort_keys=True)
 
 
 def today(recipe: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -49,14 +49,12 @@ class Gradient:
         sums: whether each row's loss has to be a sum over its own units, so that no row's share depends on the others.
         entries: why it does not work where only some entries of a tensor move; empty where it does.
         adds: whether the gradients of the parts of a step add up to that of the whole, so that processes can share it.
-        whole: whether a step has to be one micro-batch; it is then, unless the recipe says how many tokens may go at a time.
     """
 
     streams: ClassVar[bool] = False
     sums: ClassVar[bool] = False
     entries: ClassVar[str] = ""
     adds: ClassVar[bool] = True
-    whole: ClassVar[bool] = False
 
     def begin(self, model: nn.Module, plan: Plan) -> list[str]:
         """See the model with all its parts before training; what is to be noted in the run's log.

@@ -24,7 +24,6 @@ class LOMO(Gradient):
     """
 
     streams = True
-    whole = True
 
     def __init__(self, *, limit: Positive | None = None):
         self.limit = limit

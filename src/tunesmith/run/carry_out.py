@@ -417,7 +417,7 @@ def _work(made: Trained, hear: Listener = lambda event: None) -> Work:
     gradient = recipe.gradient.build()
     rows, validation = made.prepared.encoded["train"], made.prepared.encoded["validation"]
     tokens = made.reading.tokens
-    if recipe.batch.tokens is None and (gradient.whole or any(term.whole for term in terms)):
+    if recipe.batch.tokens is None and (gradient.streams or any(term.whole for term in terms)):
         tokens = max(tokens, recipe.batch.rows * int(rows.lengths.max(initial=1)))
     work = Work(
         host=made.host,

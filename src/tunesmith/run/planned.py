@@ -120,7 +120,7 @@ def _precise(recipe: Recipe, machine: Machine) -> Recipe:
 
 def _in_one_piece(recipe: Recipe) -> bool:
     """Whether a part needs all rows of a step at a time."""
-    return any(chosen.part.load().whole for chosen in (*recipe.loss, recipe.gradient))
+    return recipe.gradient.part.load().streams or any(chosen.part.load().whole for chosen in recipe.loss)
 
 
 def _epochs(prepared: Prepared, recipe: Recipe, found: Footprint) -> float:
