@@ -10,11 +10,21 @@ import torch
 
 from test_engine import work
 from tunesmith import parts
+from tunesmith.engine import chunked
 from tunesmith.engine.loop import Loop, Work, flops
 
 
 def masked(name: str) -> Work:
     return replace(work("bert", None, name), mask=parts.find("mask", name).choose().build())
+
+
+def test_operations_are_counted_where_the_loss_is_made_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients that are made by the way are as many operations as those that come after, but for one place that finds the head."""
+    found = []
+    for largest in (10**9, 0):
+        monkeypatch.setattr(chunked, "LARGEST", largest)
+        found.append(flops(work("llama", None, "everything"))[0])
+    assert 0 <= found[1] - found[0] <= 0.002 * found[0]
 
 
 @pytest.mark.parametrize("name", ["everything", "fish", "lt_sft", "graft", "surgical"])

@@ -21,6 +21,7 @@ from tunesmith.planning import machine
 from tunesmith.planning.machine import Machine
 from tunesmith.planning.trace import Trace
 from tunesmith.run import planned
+from tunesmith.run.carry_out import _begin, _work
 from tunesmith.run.prepare import on_disk, prepare
 
 MB = 2**20
@@ -125,6 +126,24 @@ def test_a_plan_knows_what_is_left_out(chat_file: Path, bases: dict[str, Path]) 
     assert flops["cached"] < flops["plain"] and flops["all"] < flops["plain"]
     encoded = rows.encoded["train"]
     assert found["cached"].cached == 4 * 16 * int(encoded.lengths.sum()) and not found["plain"].cached
+
+
+def test_a_micro_batch_that_is_left_open_is_the_devices(
+    rows_file: Path, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """1,024 tokens on a CPU; what the recipe says where it says something; the whole step where its rows belong together."""
+
+    def tokens(**options: Any) -> tuple[int, int]:
+        begun = _begin(prepare(on_disk(made(rows_file, bases["bert"], **{"batch.rows": 200, **options}))), tmp_path)
+        work = _work(begun)
+        return begun.reading.tokens, work.tokens
+
+    longest = max(len(line) for line in rows_file.read_text(encoding="utf-8").splitlines())
+    assert tokens() == (1024, 1024) and tokens(**{"batch.tokens": 77}) == (77, 77)
+    for whole in ({"gradient": "lomo", "optimizer": "sgd"}, {"loss": ["cross_entropy", "supervised_contrastive"]}):
+        reads, trains = tokens(**whole)
+        assert reads == 1024 < trains <= 200 * longest
+        assert tokens(**whole, **{"batch.tokens": 77}) == (77, 77)
 
 
 def test_what_does_not_fit_says_what_would(

@@ -122,6 +122,29 @@ def test_a_run_is_repeated_to_the_bit(bases: dict[str, Path], tmp_path: Path) ->
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
 
 
+@pytest.mark.parametrize("task,family", [("lm", "llama"), ("classify", "bert")])
+def test_the_base_is_the_base_whatever_is_trained(
+    task: str, family: str, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """Measured before training or after it, with a term of the loss that changes logits in use or without."""
+    steep = [{"adamw": {"lr": 0.05}}]
+    runs: dict[str, dict[str, Any]] = {
+        "weights": {"adapter": None, "mask": "everything"},
+        "adapter": {"adapter": "lora", "optimizer": steep},
+        "term": {
+            "adapter": "lora",
+            "optimizer": steep,
+            "loss": ["cross_entropy", "temperature_network"] if task == "lm" else None,
+        },
+    }
+    found = []
+    for name, options in runs.items():
+        given = {k: v for k, v in options.items() if v is not None or k == "adapter"}
+        run = ts.tune(rows_of(task), base=str(bases[family]), out=tmp_path, name=name, **{**FAST, **given})
+        found.append(run.results["before"])
+    assert found[0] == found[1] == found[2]
+
+
 def test_a_recipe_file_is_the_same_run(bases: dict[str, Path], rows_file: Path, tmp_path: Path) -> None:
     first = ts.tune(rows_file, base=str(bases["bert"]), out=tmp_path, name="a", **FAST)
     again = ts.tune(first.folder / "recipe.yaml", out=tmp_path, name="b", progress="quiet")

@@ -80,13 +80,16 @@ def mean_loss(step: Step, term: Loss) -> Tensor:
     """
     read, _ = step.before_head()
     head: Any = step.host.model.get_output_embeddings()
+    bare = torch.is_grad_enabled() and _is_bare(head)
+    # Hooks that watch all modules, as those of PyTorch's counter of operations, fail where gradients are made by the way.
+    says = head.forward if bare else head
 
     def of(hidden: Tensor, targets: Tensor) -> Tensor:
-        part: Any = Part(head(hidden), targets, step.units)
+        part: Any = Part(says(hidden), targets, step.units)
         return term(part)
 
     chunks = list(_chunks(len(read), vocabulary(step.host)))
-    if torch.is_grad_enabled() and _is_bare(head):
+    if bare:
         moving = [p for p in head.parameters() if p.requires_grad]
         made: Tensor = _WithGradients.apply(of, chunks, step.targets, read, *moving)
         return made
