@@ -66,7 +66,7 @@ def ratios(known: dict[str, Any], peer: str, settings: str, weights: float) -> d
         found.setdefault("train_seconds", []).append(a["train_seconds"] / b["train_seconds"])
         found.setdefault("first_step_seconds", []).append(a["first_step_seconds"] / b["first_step_seconds"])
         found.setdefault("memory", []).append(memory(a, weights) / memory(b, weights))
-        if b["curve"]:
+        if b["curve"] and known["case"]["kind"] != "chat":  # each counts other tokens of the template as the answer's
             goal = b["curve"][-1][1]
             found.setdefault("to_loss", []).append(reached(a, goal) / reached(b, goal))
         if b["score"] is not None:

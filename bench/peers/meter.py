@@ -43,6 +43,27 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def judged(model: Any, tokenizer: Any, path: str, length: int) -> float:
+    """Nats a token of the answers, each up to its end mark, or of texts: one judge for all, as each peer counts otherwise."""
+    import torch
+
+    nats, count = 0.0, 0
+    model.eval()
+    for row in rows(path):
+        text, start = row.get("text", ""), 1
+        if "messages" in row:
+            asked = tokenizer.apply_chat_template(row["messages"][:-1], add_generation_prompt=True, tokenize=False)
+            text = tokenizer.apply_chat_template(row["messages"], tokenize=False).rstrip()
+            start = len(tokenizer(asked, add_special_tokens=False)["input_ids"])
+        ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"][:length])
+        if len(ids) > start:
+            with torch.no_grad():
+                said = model(input_ids=ids[None]).logits[0, start - 1 : -1].float()
+            nats += float(torch.nn.functional.cross_entropy(said, ids[start:], reduction="sum"))
+            count += len(ids) - start
+    return nats / count
+
+
 class Meter:
     """Marks of a training: libraries imported, first step done, validations, end."""
 

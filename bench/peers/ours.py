@@ -19,7 +19,7 @@ import pyarrow  # noqa: E402, F401
 import scipy.stats  # noqa: E402, F401
 import sklearn.linear_model  # noqa: E402, F401
 import torch  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification  # noqa: E402, F401
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer  # noqa: E402, F401
 
 import tunesmith.run.carry_out  # noqa: E402, F401
 
@@ -59,8 +59,12 @@ def main() -> None:
         checks={"validations": given["validations"], "generate": 0},
         optimizer=["clip_norm", {"adamw": {"lr": given["rate"], "weight_decay": 0.0}}], **technique,
     )  # fmt: skip
-    tuned = run.results["tuned"]
-    score = tuned["accuracy"]["value"] if given["kind"] == "classify" else -tuned["loss"]["value"]
+    if given["kind"] == "classify":
+        score = run.results["tuned"]["accuracy"]["value"]
+    else:
+        merged = run.save_pretrained(given["out"] + "/merged", form="merged")
+        model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
+        score = -meter.judged(model, AutoTokenizer.from_pretrained(given["base"]), given["test"], given["length"])
     watch.tell(score=score, tokens=marks.tokens, dtype=str(run.results.get("run", {}).get("dtype", "auto")))
 
 

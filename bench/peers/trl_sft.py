@@ -34,8 +34,7 @@ class Marks(TrainerCallback):
         watch.step()
 
     def on_evaluate(self, *_: object, metrics: dict[str, float], **__: object) -> None:
-        if "eval_loss" in metrics:
-            watch.validated(metrics["eval_loss"], metrics["eval_runtime"])
+        watch.validated(metrics["eval_loss"], metrics["eval_runtime"])
 
 
 def table(path: str) -> Dataset:
@@ -73,7 +72,7 @@ def main() -> None:
                          peft_config=config, callbacks=[Marks()])  # fmt: skip
     trainer.train()
     trainer.save_model()
-    loss = trainer.evaluate(table(given["test"]), metric_key_prefix="test")["test_loss"]
+    loss = meter.judged(trainer.model, tokenizer, given["test"], given["length"])
     tokens = given["epochs"] * sum(len(row["input_ids"]) for row in trainer.train_dataset)
     watch.tell(score=-loss, tokens=tokens, dtype="bf16" if arguments.bf16 else "fp32")
 
