@@ -168,14 +168,14 @@ def one(peer: str, settings: str, case: dict[str, Any], seed: int, folder: Path)
     return {"peer": peer, "settings": settings, "seed": seed, **said}
 
 
-def startup() -> None:
+def startup(source: str | None) -> None:
     """Seconds of ``tunesmith --help`` in a new process, several times; writes ``startup.json``."""
     seconds = []
     for _ in range(9):
         start = time.perf_counter()
         subprocess.run([sys.executable, "-m", "tunesmith", "--help"], check=True, capture_output=True)
         seconds.append(time.perf_counter() - start)
-    said = {"help_seconds": seconds, "processor": processor(), "commit": commit()}
+    said = {"help_seconds": seconds, "processor": processor(), "commit": source}
     (FOLDER / "startup.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
@@ -225,12 +225,11 @@ def flops(case: dict[str, Any]) -> float:
     return counted / tokens
 
 
-def run(name: str, rounds: int) -> None:
+def run(name: str, rounds: int, source: str | None) -> None:
     """All runs of a case, in turn; appends to its file."""
     path = FOLDER / f"{name}.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"case": CASES[name], "runs": []}
     done = {(r["peer"], r["settings"], r["seed"]) for r in known["runs"]}
-    source = commit()
     with tempfile.TemporaryDirectory() as made:
         case = prepare(name, Path(made))
         known |= {
@@ -258,31 +257,27 @@ def run(name: str, rounds: int) -> None:
 
 
 def processor() -> str:
-    """What multiplies here: the model, and which of the instructions it has that make a difference."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    known = dict(line.replace("\t", "").split(": ", 1) for line in lines if ": " in line)
-    kinds = [kind for kind in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if kind in known.get("flags", "").split()]
-    return " ".join([known.get("model name", platform.machine()), *kinds])
+    """What multiplies here, and the widest instructions that PyTorch uses of it."""
+    import torch
 
+    from tunesmith.run.carry_out import _processor
 
-def commit() -> str:
-    """The source that is measured."""
-    made = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return made.stdout.strip()
+    return f"{_processor()} {torch.backends.cpu.get_cpu_capability().lower()}"
 
 
 def main() -> None:
     """Read the options and run."""
+    from tunesmith.comparing.work import commit
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", default=list(CASES), choices=list(CASES), help="cases")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, each with a seed of its own")
     chosen = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
-    startup()
+    source = commit()  # before a file is written, which is part of it
+    startup(source)
     for name in chosen.only:
-        run(name, chosen.rounds)
+        run(name, chosen.rounds, source)
 
 
 if __name__ == "__main__":

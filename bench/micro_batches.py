@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from engine import commit, processor
+from engine import processor
 
 from tunesmith import recipe as recipes
+from tunesmith.comparing.work import commit
 from tunesmith.engine.loop import Loop
 from tunesmith.engine.memory import reuse
 from tunesmith.engine.predict import read
@@ -104,12 +105,13 @@ def main() -> None:
         "processor": processor(),
         "threads": os.cpu_count(),
         "recipes": RECIPES,
+        "results": {},
     }
     torch.set_num_threads(os.cpu_count() or 1)
     for name, options in RECIPES.items():
         print(name, flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            known[name] = measure(options, Path(folder))
+            known["results"][name] = measure(options, Path(folder))
         OUT.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 

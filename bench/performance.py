@@ -19,6 +19,7 @@ from engine import CASES, FOLDER, ROOT, RUNS
 from tunesmith.claims.evidence import cells
 from tunesmith.claims.plots import as_file
 from tunesmith.comparing.plots import COLORS
+from tunesmith.engine.batches import most_tokens
 from tunesmith.evaluation.drawing import figure, style, svg
 from tunesmith.storage import hash_json
 
@@ -211,20 +212,19 @@ def size_parts() -> list[str]:
     if not SIZES.exists():
         return []
     known = json.loads(SIZES.read_text(encoding="utf-8"))
-    names = [name for name, found in known.items() if isinstance(found, dict) and "1024" in found]
-    sizes = list(known[names[0]])
+    sizes = list(next(iter(known["results"].values())))
     lines = [cells("", *(f"{int(size):,} tokens" for size in sizes)), "|---" * (len(sizes) + 1) + "|"]
-    for name in names:
+    for name, found in known["results"].items():
         for what, said in (("train", "training"), ("read", "reading")):
-            middles = [statistics.median(known[name][size][what]) for size in sizes]
+            middles = [statistics.median(found[size][what]) for size in sizes]
             lines.append(cells(f"{name}: {said}", *(f"{m:.2f} ms" for m in middles)))
-        held = [known[name][size]["bytes"]["training"] / 2**20 for size in sizes]
+        held = [found[size]["bytes"]["training"] / 2**20 for size in sizes]
         lines.append(cells(f"{name}: memory", *(f"{h:,.0f} MB" for h in held)))
     return [
         "## The size of a micro-batch",
         "Milliseconds a token, and what the plan says that a training step holds above the weights, by the most tokens that go through the model at "
         f"a time (`python bench/micro_batches.py`; {known['processor']}, {known['threads']} threads, commit {known['commit']}). A recipe that "
-        "leaves `batch.tokens` open has 1,024 on a CPU.",
+        f"leaves `batch.tokens` open has {most_tokens('cpu'):,} on a CPU.",
         "\n".join(lines),
     ]
 

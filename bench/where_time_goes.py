@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine import CASES, FOLDER, begun, commit, prepare, processor
+from engine import CASES, FOLDER, begun, prepare, processor
 from torch.profiler import ProfilerActivity, profile
 
+from tunesmith.comparing.work import commit
 from tunesmith.engine.loop import Loop
 from tunesmith.engine.memory import reuse
 from tunesmith.run.build import device
@@ -58,7 +59,7 @@ def kind(operator: str) -> str:
     return "other operators"
 
 
-def trace(name: str) -> dict[str, Any]:
+def trace(name: str, source: str | None) -> dict[str, Any]:
     """Seconds of a few steps by kind."""
     with tempfile.TemporaryDirectory() as folder:
         made = begun(prepare(name, Path(folder)), Path(folder))
@@ -72,7 +73,7 @@ def trace(name: str) -> dict[str, Any]:
     for event in seen.key_averages():
         found[kind(event.key)] = found.get(kind(event.key), 0.0) + event.self_cpu_time_total / 1e6
     found["outside operators"] = max(0.0, whole - sum(found.values()))
-    return {"seconds": found, "steps": STEPS, "processor": processor(), "commit": commit()}
+    return {"seconds": found, "steps": STEPS, "processor": processor(), "commit": source}
 
 
 def _steps(loop: Any, count: int) -> None:
@@ -89,8 +90,9 @@ def main() -> None:
     reuse()
     torch.set_num_threads(os.cpu_count() or 1)
     FOLDER.mkdir(exist_ok=True)
+    source = commit()  # before a file is written, which is part of it
     for name in parser.parse_args().only:
-        found = trace(name)
+        found = trace(name, source)
         (FOLDER / f"{name}.trace.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(name, {k: round(v, 2) for k, v in found["seconds"].items()}, flush=True)
 

@@ -18,6 +18,7 @@ from ..engine.loop import Budget, Loop, Work
 from ..engine.step import ROW_HEADS, Step
 from ..engine.step_log import StepLog, replay
 from ..errors import InputError
+from ..gradients import Gradient
 from ..host import Host
 from ..losses import Loss
 from ..models.bases import BaseInfo, load, sketch
@@ -35,6 +36,11 @@ def device() -> torch.device:
 def micro_batch(recipe: Recipe) -> int:
     """Most tokens that go through the model at a time: as the recipe says, or what the device is fastest with."""
     return recipe.batch.tokens or most_tokens(device().type)
+
+
+def in_one_piece(gradient: Gradient, terms: Sequence[Loss]) -> bool:
+    """Whether all rows of a step have to go through the model together: weights move on the way, or a term compares rows."""
+    return gradient.streams or any(term.whole for term in terms)
 
 
 def make_host(

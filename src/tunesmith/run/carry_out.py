@@ -42,7 +42,7 @@ from ..recipe import Recipe
 from ..recipe import read as read_recipe
 from ..storage import atomic_file, atomic_folder, write_json
 from .audit import BaseAndTuned, audit, check_audits
-from .build import device, make_host, micro_batch, used_terms
+from .build import device, in_one_piece, make_host, micro_batch, used_terms
 from .events import EventLog, Listener, read_events
 from .measure import WRITERS, Probe, Scale, answers, before_training, labels_of, write_texts
 from .prepare import Prepared, keep_rows, on_disk, prepare
@@ -417,7 +417,7 @@ def _work(made: Trained, hear: Listener = lambda event: None) -> Work:
     gradient = recipe.gradient.build()
     rows, validation = made.prepared.encoded["train"], made.prepared.encoded["validation"]
     tokens = made.reading.tokens
-    if recipe.batch.tokens is None and (gradient.streams or any(term.whole for term in terms)):
+    if recipe.batch.tokens is None and in_one_piece(gradient, terms):
         tokens = max(tokens, recipe.batch.rows * int(rows.lengths.max(initial=1)))
     work = Work(
         host=made.host,

@@ -17,7 +17,7 @@ from ..planning.footprint import Footprint, footprint, shapes_only
 from ..planning.machine import Machine, size_of, told
 from ..recipe import Recipe, override
 from ..recipe import make as make_recipe
-from .build import device, micro_batch, sketch_host
+from .build import device, in_one_piece, micro_batch, sketch_host
 from .carry_out import _begin, _work
 from .prepare import Prepared, on_disk, prepare
 
@@ -120,7 +120,7 @@ def _precise(recipe: Recipe, machine: Machine) -> Recipe:
 
 def _in_one_piece(recipe: Recipe) -> bool:
     """Whether a part needs all rows of a step at a time."""
-    return recipe.gradient.part.load().streams or any(chosen.part.load().whole for chosen in recipe.loss)
+    return in_one_piece(recipe.gradient.build(), [term.build() for term in recipe.loss])
 
 
 def _epochs(prepared: Prepared, recipe: Recipe, found: Footprint) -> float:
