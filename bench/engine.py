@@ -59,7 +59,7 @@ CASES: dict[str, dict[str, Any]] = {
         "base": "smollm2-135m",
         "rows": "movie-dialogue",
         "technique": "lora",
-        "count": 96,
+        "count": 64,
         "length": 128,
         "rate": 5e-4,
     },
@@ -68,7 +68,7 @@ CASES: dict[str, dict[str, Any]] = {
         "base": "smollm2-135m",
         "rows": "movie-dialogue",
         "technique": "full",
-        "count": 96,
+        "count": 64,
         "length": 128,
         "rate": 2e-5,
     },
@@ -77,7 +77,8 @@ CASES: dict[str, dict[str, Any]] = {
         "base": "smollm2-135m",
         "rows": "news-articles",
         "technique": "lora",
-        "count": 48,
+        "batch": 8,
+        "count": 32,
         "length": 256,
         "rate": 5e-4,
     },
@@ -86,7 +87,8 @@ CASES: dict[str, dict[str, Any]] = {
         "base": "smollm2-135m",
         "rows": "news-articles",
         "technique": "full",
-        "count": 48,
+        "batch": 8,
+        "count": 32,
         "length": 256,
         "rate": 2e-5,
     },
@@ -130,7 +132,7 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
     case = {**SHARED, **CASES[name]}
     rows = [json.loads(line) for line in open_rows(case["rows"]).read_text(encoding="utf-8").split("\n") if line]
     random.Random(0).shuffle(rows)
-    held = 200 if case["kind"] == "classify" else 32
+    held = 200 if case["kind"] == "classify" else 16
     parts = {
         "train": rows[: case["count"]],
         "valid": rows[case["count"] :][:held],
@@ -153,19 +155,26 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
 
 
 def one(peer: str, settings: str, case: dict[str, Any], seed: int, folder: Path) -> dict[str, Any]:
-    """One run in its own process."""
+    """One run in its own process; what our libraries take, which load one by one, is measured in another."""
     given = {**case, "settings": settings, "seed": seed, "out": str(folder / f"{peer}-{settings}-{seed}")}
+    said = {"peer": peer, "settings": settings, "seed": seed, **_said(peer, given, folder)}
+    if peer == "tunesmith":
+        said["libraries_bytes"] = _said(peer, {**given, "only_libraries": True}, folder)["libraries_bytes"]
+    return said
+
+
+def _said(peer: str, given: dict[str, Any], folder: Path) -> dict[str, Any]:
     hidden = ("PYTHONPATH",) if peer != "tunesmith" else ()
     clean = {k: v for k, v in os.environ.items() if k not in hidden}
-    clean |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(case["threads"])}
+    clean |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(given["threads"])}
     made = subprocess.run(
         [environment(peer), str(PEERS / SCRIPTS[peer])], input=json.dumps(given), capture_output=True, text=True,
         check=False, env=clean, cwd=folder,
     )  # fmt: skip
     if made.returncode:
-        raise SystemExit(f"{peer} {settings}: {made.stderr[-3000:]}")
+        raise SystemExit(f"{peer} {given['settings']}: {made.stderr[-3000:]}")
     said: dict[str, Any] = json.loads(made.stdout.strip().splitlines()[-1])
-    return {"peer": peer, "settings": settings, "seed": seed, **said}
+    return said
 
 
 def startup(source: str | None) -> None:

@@ -173,7 +173,7 @@ def case_parts(name: str, known: dict[str, Any]) -> list[str]:
     return [
         f"### {name}",
         f"{case['base']} on packaged:{case['rows']}, {case['count']:,} rows, at most {case['length']} tokens, steps of "
-        f"{known['shared']['batch']} rows; rounds: {rounds}; {known['cores']} cores of {processors}; commits {commits}. "
+        f"{case.get('batch', known['shared']['batch'])} rows; rounds: {rounds}; {known['cores']} cores of {processors}; commits {commits}. "
         f"Precision: {', '.join(precisions)}.",
         "\n".join(table(known, 4.0 * resolve(case["base"]).parameters)),
     ]

@@ -136,6 +136,13 @@ def test_every_row_is_seen_once_an_epoch() -> None:
     assert not all(np.array_equal(a, b) for a, b in zip(steps, other, strict=True))
 
 
+def test_the_longest_row_comes_first_in_a_run() -> None:
+    lengths = np.random.default_rng(0).integers(1, 50, 1003)
+    for seed in range(5):
+        first, *_, rest = epoch_steps(lengths, 32, seed=seed, epoch=0)
+        assert len(rest) == 1003 % 32 and lengths[first].max() >= np.delete(lengths, rest).max()
+
+
 def test_little_is_padding() -> None:
     lengths = np.random.default_rng(0).integers(1, 200, 5000)
     padded = sum(len(s) * lengths[s].max() for s in epoch_steps(lengths, 32, seed=0, epoch=0))

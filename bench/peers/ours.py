@@ -15,16 +15,6 @@ import tunesmith as ts  # noqa: E402
 
 watch.imported()
 
-import pyarrow  # noqa: E402, F401
-import scipy.stats  # noqa: E402, F401
-import sklearn.linear_model  # noqa: E402, F401
-import torch  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer  # noqa: E402, F401
-
-import tunesmith.run.carry_out  # noqa: E402, F401
-
-watch.ready()
-
 
 class Marks:
     """Tells the meter what happens."""
@@ -45,8 +35,24 @@ class Marks:
         self.last = now
 
 
+def libraries() -> None:
+    """What the libraries take that a training loads one by one when it needs them."""
+    import pyarrow  # noqa: F401
+    import scipy.stats  # noqa: F401
+    import sklearn.linear_model  # noqa: F401
+    import torch  # noqa: F401
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer  # noqa: F401
+
+    import tunesmith.run.carry_out  # noqa: F401
+
+    watch.ready()
+    watch.tell()
+
+
 def main() -> None:
     """Train and report."""
+    import torch
+
     torch.set_num_threads(given["threads"])
     marks = Marks()
     technique: dict[str, Any] = {"adapter": ts.LoRA(rank=given["rank"], alpha=given["alpha"])}
@@ -62,10 +68,12 @@ def main() -> None:
     if given["kind"] == "classify":
         score = run.results["tuned"]["accuracy"]["value"]
     else:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
         merged = run.save_pretrained(given["out"] + "/merged", form="merged")
         model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
         score = -meter.judged(model, AutoTokenizer.from_pretrained(given["base"]), given["test"], given["length"])
     watch.tell(score=score, tokens=marks.tokens, dtype=str(run.results.get("run", {}).get("dtype", "auto")))
 
 
-main()
+libraries() if given.get("only_libraries") else main()

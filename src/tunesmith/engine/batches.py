@@ -25,7 +25,9 @@ def most_tokens(device: str) -> int:
 def epoch_steps(lengths: np.ndarray, rows: int, *, seed: int, epoch: int) -> list[np.ndarray]:
     """The rows of each optimizer step of one epoch, every row once, rows of like length together.
 
-    The order depends on nothing but the seed and the epoch, so that a resumed run finds its place again.
+    The order depends on nothing but the seed and the epoch, so that a resumed run finds its place again. The step with the
+    longest row is the first of a run: memory that does not do stops it at once, and what fits later steps is there already
+    (``bench/process_memory.json``).
 
     Args:
         lengths: tokens of each row, shape (n,).
@@ -45,6 +47,9 @@ def epoch_steps(lengths: np.ndarray, rows: int, *, seed: int, epoch: int) -> lis
         ranked = window[np.argsort(lengths[window], kind="stable")]
         cut = ranked.reshape(-1, rows)
         steps.extend(cut[random.permutation(len(cut))])
+    if epoch == 0 and steps:
+        longest = int(np.argmax([lengths[step].max() for step in steps]))
+        steps[0], steps[longest] = steps[longest], steps[0]
     if full < len(order):
         steps.append(order[full:])
     return steps

@@ -1,0 +1,112 @@
+"""What a process holds for the tensors of a training step, and what was tried to make it less.
+
+    python bench/process_memory.py
+
+The first steps of two cases of ``bench/engine.py``, each variant in processes of its own, in turn: the highest resident memory
+above what the process held before the first step, and the time a token. What the tensors alone take is what the
+process holds where every piece goes back to the system at once (``everything given back``). Writes ``bench/process_memory.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from engine import begun, prepare, processor
+from plan import high_water
+
+from tunesmith.comparing.work import commit
+from tunesmith.engine import memory
+from tunesmith.engine.loop import Loop
+from tunesmith.run.build import device
+from tunesmith.run.carry_out import _work
+
+OUT = Path(__file__).parent / "process_memory.json"
+STEPS, ROUNDS = {"film-lora": 40, "chat-lora": 4}, {"film-lora": 3, "chat-lora": 1}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "longest row not first": {"first_last": True},
+    "glibc's own limits": {"keep": None},
+    "pieces under 1 MB kept": {"keep": (2**20, 2**29)},
+    "everything given back": {"keep": (2**16, 2**16)},
+    "micro-batches of 512 tokens": {"tokens": 512},
+    "no cache of small pieces": {"tunables": "glibc.malloc.tcache_count=0"},
+    "huge pages": {"tunables": "glibc.malloc.hugetlb=1"},
+}
+
+
+class FirstLast(Loop):
+    """The steps without their first one, which comes after the others."""
+
+    def _remaining_steps(self) -> Iterator[np.ndarray]:
+        first, *others = itertools.islice(super()._remaining_steps(), self.count)
+        yield from [*others, first]
+
+    count = 0
+
+
+def one(name: str, variant: dict[str, Any]) -> dict[str, float]:
+    """Train a few steps in this process."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    if "keep" not in variant:
+        memory.reuse()
+    elif variant["keep"]:
+        memory._keep(*variant["keep"])
+    with tempfile.TemporaryDirectory() as folder:
+        work = replace(_work(begun(prepare(name, Path(folder)), Path(folder))), validate=None, folder=None)
+        work = replace(work, tokens=variant.get("tokens", work.tokens))
+        loop: Loop = FirstLast(work, device()) if variant.get("first_last") else Loop(work, device())
+        loop.count = STEPS[name]  # type: ignore[attr-defined]
+        before, start, tokens = high_water(reset=True), 0.0, 0
+        for event in itertools.islice((e for e in loop if e["event"] == "step"), STEPS[name]):
+            tokens += event["tokens"] if start else 0
+            start = start or time.perf_counter()  # the first step makes what is made once
+        return {"bytes": high_water() - before, "seconds_per_token": (time.perf_counter() - start) / tokens}
+
+
+def apart(name: str, label: str) -> dict[str, float]:
+    """The same in a process of its own."""
+    more = {"GLIBC_TUNABLES": VARIANTS[label]["tunables"]} if "tunables" in VARIANTS[label] else {}
+    command = [sys.executable, __file__, "--one", name, label]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **more})
+    if done.returncode:
+        raise SystemExit(f"{name}, {label}: {done.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Measure every variant in turn and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(one(given.one[0], VARIANTS[given.one[1]])))
+        return
+    known: dict[str, Any] = {"commit": commit(), "processor": processor(), "threads": os.cpu_count(), "steps": STEPS}
+    results: dict[str, dict[str, list[dict[str, float]]]] = {name: {label: [] for label in VARIANTS} for name in STEPS}
+    for name in STEPS:
+        for _ in range(ROUNDS[name]):
+            for label in VARIANTS:
+                results[name][label].append(found := apart(name, label))
+                print(
+                    f"{name:10} {label:28} {found['bytes'] / 2**20:6.0f} MiB {1e3 * found['seconds_per_token']:.2f} ms",
+                    flush=True,
+                )
+        OUT.write_text(json.dumps({**known, "results": results}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
