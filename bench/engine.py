@@ -177,15 +177,32 @@ def _said(peer: str, given: dict[str, Any], folder: Path) -> dict[str, Any]:
     return said
 
 
+IMPORTS = {
+    "PyTorch": "import torch",
+    "PyTorch and a model's code of transformers": "import torch; from transformers import AutoTokenizer; "
+    "from transformers.models.bert import modeling_bert",
+}
+"""What everything that trains a model of transformers imports before its first step."""
+
+
 def startup(source: str | None) -> None:
-    """Seconds of ``tunesmith --help`` in a new process, several times; writes ``startup.json``."""
-    seconds = []
-    for _ in range(9):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "tunesmith", "--help"], check=True, capture_output=True)
-        seconds.append(time.perf_counter() - start)
-    said = {"help_seconds": seconds, "processor": processor(), "commit": source}
+    """Seconds of ``tunesmith --help`` and of `IMPORTS` in new processes, several times; writes ``startup.json``."""
+    said = {
+        "help_seconds": _seconds(["-m", "tunesmith", "--help"], 9),
+        "import_seconds": {name: _seconds(["-c", code], 3) for name, code in IMPORTS.items()},
+        "processor": processor(),
+        "commit": source,
+    }
     (FOLDER / "startup.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+
+
+def _seconds(arguments: list[str], times: int) -> list[float]:
+    found = []
+    for _ in range(times):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+        found.append(time.perf_counter() - start)
+    return found
 
 
 def peak(seconds: float = 2.0) -> dict[str, float]:
@@ -279,14 +296,15 @@ def main() -> None:
     from tunesmith.comparing.work import commit
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", default=list(CASES), choices=list(CASES), help="cases")
+    parser.add_argument("--only", nargs="*", default=list(CASES), choices=[*CASES, "startup"], help="cases")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, each with a seed of its own")
     chosen = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
     source = commit()  # before a file is written, which is part of it
     startup(source)
     for name in chosen.only:
-        run(name, chosen.rounds, source)
+        if name != "startup":  # measured with every call
+            run(name, chosen.rounds, source)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from render import ROOT, over_seeds
-from table import commit
 
+from tunesmith.comparing.work import commit
 from tunesmith.storage import write_json
 
 RESULTS = Path(__file__).parent / "few_shot"

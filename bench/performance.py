@@ -24,7 +24,7 @@ from tunesmith.evaluation.drawing import figure, style, svg
 from tunesmith.storage import hash_json
 
 PAGE, PLOT = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance" / "time.svg"
-SIZES = ROOT / "bench" / "micro_batches.json"
+SIZES, HELD = ROOT / "bench" / "micro_batches.json", ROOT / "bench" / "tried.json"
 NAMES = {
     "trainer": "transformers Trainer + PEFT",
     "trl": "TRL SFTTrainer",
@@ -180,17 +180,19 @@ def case_parts(name: str, known: dict[str, Any]) -> list[str]:
 
 
 def start_parts() -> list[str]:
-    """How long ``tunesmith --help`` takes."""
+    """How long ``tunesmith --help`` takes, and what of the time to the first step nobody can leave out."""
     known = _read("startup")
     if known is None:
         return []
     seconds = statistics.median(known["help_seconds"])
     met = "met" if seconds <= HELP_SECONDS else "missed"
+    imports = [f"{name} {statistics.median(taken):.1f} s" for name, taken in known["import_seconds"].items()]
     return [
         "## Start",
         f"`tunesmith --help` takes {seconds:.2f} s (median of {len(known['help_seconds'])}; target {HELP_SECONDS} s {met}; "
-        f"{known['processor']}, commit {known['commit']}). The column *start to first step* counts from the start of the process: most of it is "
-        "importing PyTorch and transformers, which both sides do. Where a mask moves the model's own weights, the base is measured in it too.",
+        f"{known['processor']}, commit {known['commit']}). The column *start to first step* counts from the start of the process. Importing alone "
+        f"takes, in a process that does nothing else: {', '.join(imports)} (median of 3). Where a mask moves the model's own weights, the "
+        "base is measured before the first step.",
     ]
 
 
@@ -229,6 +231,34 @@ def size_parts() -> list[str]:
     ]
 
 
+def held_parts() -> list[str]:
+    """What a process holds for a step's tensors."""
+    if not HELD.exists():
+        return []
+    known = json.loads(HELD.read_text(encoding="utf-8"))
+    lines = [
+        cells("", *(f"{name}: {what}" for name in known["results"] for what in ("memory", "time"))),
+        "|---" * 5 + "|",
+    ]
+    for label in next(iter(known["results"].values())):
+        shown = []
+        for found in known["results"].values():
+            shown.append(f"{statistics.median(r['bytes'] for r in found[label]) / 2**20:,.0f} MB")
+            pairs = zip(found[label], next(iter(found.values())), strict=True)
+            shown.append(f"{statistics.median(a['seconds_per_token'] / b['seconds_per_token'] for a, b in pairs):.2f}×")
+        lines.append(cells(label, *shown))
+    rounds = ", ".join(f"{name} {len(next(iter(found.values())))}" for name, found in known["results"].items())
+    return [
+        "## What a process holds",
+        "Of the memory that is missing to the targets above, most is not of tensors. A CPU's allocator (here glibc's) keeps what is let go, in pieces that the "
+        "next tensors do not fit. The highest resident memory above that before the first of a few steps, the weights that are first touched then among "
+        f"it, and the time a token against the first line (`python bench/tried.py`; median of rounds: {rounds}; {known['processor']}, "
+        f"{known['threads']} threads, commit {known['commit']}). *Everything given back* is close to what tensors alone take; a recipe with a limit "
+        "(`memory`) trains so.",
+        "\n".join(lines),
+    ]
+
+
 def page() -> str:
     """The whole page."""
     parts = [
@@ -245,7 +275,7 @@ def page() -> str:
     for name in CASES:
         if known := _read(name):
             parts += case_parts(name, known)
-    return "\n\n".join([*parts, *start_parts(), *trace_parts(), *size_parts()]) + "\n"
+    return "\n\n".join([*parts, *start_parts(), *trace_parts(), *size_parts(), *held_parts()]) + "\n"
 
 
 def main() -> None:

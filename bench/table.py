@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tunesmith.comparing.work import commit
+
 RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)
 
@@ -73,12 +75,6 @@ def one(base: str, rows: str, seed: int, options: dict[str, Any]) -> dict[str, A
         "train_rows": report["data"]["splits"]["train"]["rows"], "environment": environment, "commit": commit(),
         "command": f"tunesmith {' '.join(command[:6])}",
     }  # fmt: skip
-
-
-def commit() -> str:
-    """The commit of the code that ran, marked where files were changed since."""
-    made = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return made.stdout.strip()
 
 
 def main() -> None:

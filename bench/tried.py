@@ -1,10 +1,10 @@
-"""What a process holds for the tensors of a training step, and what was tried to make it less.
+"""What was tried to make a step take less time and the process less memory, and what each comes to.
 
-    python bench/process_memory.py
+    python bench/tried.py
 
 The first steps of two cases of ``bench/engine.py``, each variant in processes of its own, in turn: the highest resident memory
-above what the process held before the first step, and the time a token. What the tensors alone take is what the
-process holds where every piece goes back to the system at once (``everything given back``). Writes ``bench/process_memory.json``.
+above what the process held before the first step, and the time a token. What the tensors alone take is close to what the
+process holds where every piece goes back to the system at once (``everything given back``). Writes ``bench/tried.json``.
 """
 
 from __future__ import annotations
@@ -30,31 +30,34 @@ from plan import high_water
 from tunesmith.comparing.work import commit
 from tunesmith.engine import memory
 from tunesmith.engine.loop import Loop
+from tunesmith.models import quick
 from tunesmith.run.build import device
 from tunesmith.run.carry_out import _work
 
-OUT = Path(__file__).parent / "process_memory.json"
-STEPS, ROUNDS = {"film-lora": 40, "chat-lora": 4}, {"film-lora": 3, "chat-lora": 1}
+OUT = Path(__file__).parent / "tried.json"
+STEPS, ROUNDS = {"film-lora": 20, "chat-lora": 4}, {"film-lora": 3, "chat-lora": 1}
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "longest row not first": {"first_last": True},
+    "longest row not first": {"later": True},
     "glibc's own limits": {"keep": None},
     "pieces under 1 MB kept": {"keep": (2**20, 2**29)},
     "everything given back": {"keep": (2**16, 2**16)},
     "micro-batches of 512 tokens": {"tokens": 512},
     "no cache of small pieces": {"tunables": "glibc.malloc.tcache_count=0"},
     "huge pages": {"tunables": "glibc.malloc.hugetlb=1"},
+    "attention by PyTorch alone": {"attention": False},
+    "torch.compile": {"compiled": True},
 }
 
 
-class FirstLast(Loop):
-    """The steps without their first one, which comes after the others."""
+class Later(Loop):
+    """The step with the longest row as the fourth, not as the first."""
 
     def _remaining_steps(self) -> Iterator[np.ndarray]:
-        first, *others = itertools.islice(super()._remaining_steps(), self.count)
+        steps = super()._remaining_steps()
+        first, *others = itertools.islice(steps, 4)
         yield from [*others, first]
-
-    count = 0
+        yield from steps
 
 
 def one(name: str, variant: dict[str, Any]) -> dict[str, float]:
@@ -64,11 +67,14 @@ def one(name: str, variant: dict[str, Any]) -> dict[str, float]:
         memory.reuse()
     elif variant["keep"]:
         memory._keep(*variant["keep"])
+    if variant.get("attention") is False:
+        quick.attends = lambda *_: False
     with tempfile.TemporaryDirectory() as folder:
         work = replace(_work(begun(prepare(name, Path(folder)), Path(folder))), validate=None, folder=None)
         work = replace(work, tokens=variant.get("tokens", work.tokens))
-        loop: Loop = FirstLast(work, device()) if variant.get("first_last") else Loop(work, device())
-        loop.count = STEPS[name]  # type: ignore[attr-defined]
+        if variant.get("compiled"):
+            work.host.model.compile(dynamic=True)
+        loop = (Later if variant.get("later") else Loop)(work, device())
         before, start, tokens = high_water(reset=True), 0.0, 0
         for event in itertools.islice((e for e in loop if e["event"] == "step"), STEPS[name]):
             tokens += event["tokens"] if start else 0
