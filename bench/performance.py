@@ -186,7 +186,7 @@ def start_parts() -> list[str]:
         return []
     seconds = statistics.median(known["help_seconds"])
     met = "met" if seconds <= HELP_SECONDS else "missed"
-    imports = [f"{name} {statistics.median(taken):.1f} s" for name, taken in known["import_seconds"].items()]
+    imports = [f"{name} {statistics.median(taken):.1f} s" for name, taken in known.get("import_seconds", {}).items()]
     return [
         "## Start",
         f"`tunesmith --help` takes {seconds:.2f} s (median of {len(known['help_seconds'])}; target {HELP_SECONDS} s {met}; "
