@@ -59,7 +59,9 @@ CASES: dict[str, dict[str, Any]] = {
         "base": "smollm2-135m",
         "rows": "movie-dialogue",
         "technique": "lora",
-        "count": 64,
+        "batch": 12,
+        "validations": 2,
+        "count": 48,
         "length": 128,
         "rate": 5e-4,
     },
@@ -68,7 +70,9 @@ CASES: dict[str, dict[str, Any]] = {
         "base": "smollm2-135m",
         "rows": "movie-dialogue",
         "technique": "full",
-        "count": 64,
+        "batch": 12,
+        "validations": 2,
+        "count": 48,
         "length": 128,
         "rate": 2e-5,
     },
@@ -77,8 +81,9 @@ CASES: dict[str, dict[str, Any]] = {
         "base": "smollm2-135m",
         "rows": "news-articles",
         "technique": "lora",
-        "batch": 8,
-        "count": 32,
+        "batch": 4,
+        "validations": 2,
+        "count": 16,
         "length": 256,
         "rate": 5e-4,
     },
@@ -87,8 +92,9 @@ CASES: dict[str, dict[str, Any]] = {
         "base": "smollm2-135m",
         "rows": "news-articles",
         "technique": "full",
-        "batch": 8,
-        "count": 32,
+        "batch": 4,
+        "validations": 2,
+        "count": 16,
         "length": 256,
         "rate": 2e-5,
     },
@@ -132,7 +138,7 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
     case = {**SHARED, **CASES[name]}
     rows = [json.loads(line) for line in open_rows(case["rows"]).read_text(encoding="utf-8").split("\n") if line]
     random.Random(0).shuffle(rows)
-    held = 200 if case["kind"] == "classify" else 16
+    held = 200 if case["kind"] == "classify" else 12
     parts = {
         "train": rows[: case["count"]],
         "valid": rows[case["count"] :][:held],
