@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tiny import BOTH, DECODERS, tiny
 from tunesmith import parts
-from tunesmith.engine.batches import epoch_steps, micro_batches
+from tunesmith.engine.batches import _cut, epoch_steps, micro_batches
 from tunesmith.engine.loop import Budget, Loop, Work
 from tunesmith.engine.predict import Reading, read
 from tunesmith.engine.step import Step, count_units
@@ -141,6 +141,19 @@ def test_the_longest_row_comes_first_in_a_run() -> None:
     for seed in range(5):
         first, *_, rest = epoch_steps(lengths, 32, seed=seed, epoch=0)
         assert len(rest) == 1003 % 32 and lengths[first].max() >= np.delete(lengths, rest).max()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_micro_batches_are_as_few_as_fit_and_of_like_size(packed: bool) -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        lengths = random.integers(1, 60, 40)
+        cut = list(micro_batches(np.arange(40), lengths, 300, packed=packed))
+        sizes = [int(lengths[g].sum()) if packed else len(g) * int(lengths[g].max()) for g in cut]
+        assert sorted(itertools.chain(*cut)) == list(range(40)) and max(sizes) <= 300
+        assert len(cut) == len(_cut(np.argsort(-lengths, kind="stable"), lengths, 300, packed))
+        fuller = list(micro_batches(np.arange(40), lengths, max(sizes) - 1, packed=packed))
+        assert len(fuller) > len(cut), "a smaller budget would have done"
 
 
 def test_little_is_padding() -> None:

@@ -180,8 +180,11 @@ def test_packed_micro_batches_count_no_padding() -> None:
     lengths = np.array([9, 1, 1, 1, 8, 3, 20])
     cut = list(micro_batches(np.arange(7), lengths, 12, packed=True))
     assert sorted(i for group in cut for i in group) == list(range(7))
-    assert [int(lengths[g].sum()) for g in cut] == [20, 9, 12, 2]
+    assert [int(lengths[g].sum()) for g in cut] == [20, 9, 8, 6]
     assert all(len(g) == 1 or lengths[g].sum() <= 12 for g in cut)
+    uneven = np.array([6, 1, 1, 1, 1, 1, 1])
+    assert len(list(micro_batches(np.arange(7), uneven, 12, packed=True))) == 1
+    assert len(list(micro_batches(np.arange(7), uneven, 12))) > 1
 
 
 def test_gradients_of_single_rows_do_not_fit() -> None:

@@ -55,10 +55,16 @@ def epoch_steps(lengths: np.ndarray, rows: int, *, seed: int, epoch: int) -> lis
     return steps
 
 
+_BALANCED = 16
+"""Micro-batches up to which they are made of like size; of more, only the last is small."""
+
+
 def micro_batches(
     indices: np.ndarray, lengths: np.ndarray, tokens: int, *, packed: bool = False
 ) -> Iterator[np.ndarray]:
-    """Cut a step's rows into groups that hold at most ``tokens`` tokens; one row always fits.
+    """Cut a step's rows into as few groups as hold at most ``tokens`` tokens each, of like size; one row always fits.
+
+    A step that is a little too large for one is so cut in halves, which take half at a time, and no pass is for a few tokens.
 
     Args:
         indices: the rows of the step.
@@ -67,12 +73,29 @@ def micro_batches(
         packed: whether there is no padding to be counted.
     """
     ranked = indices[np.argsort(-lengths[indices], kind="stable")]
-    start = 0
+    found = _cut(ranked, lengths, tokens, packed)
+    if not 1 < len(found) <= _BALANCED:
+        yield from found
+        return
+    low, high = 0, tokens
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = _cut(ranked, lengths, middle, packed)
+        if len(tried) == len(found):
+            found, high = tried, middle
+        else:
+            low = middle
+    yield from found
+
+
+def _cut(ranked: np.ndarray, lengths: np.ndarray, tokens: int, packed: bool) -> list[np.ndarray]:
+    """Rows from the longest to the shortest, each group as full as it may be."""
+    groups, start = [], 0
     while start < len(ranked):
         if packed:
             fitting = int(np.searchsorted(np.cumsum(lengths[ranked[start:]]), tokens, side="right"))
         else:
             fitting = tokens // max(1, int(lengths[ranked[start]]))
-        count = max(1, fitting)
-        yield ranked[start : start + count]
-        start += count
+        groups.append(ranked[start : start + max(1, fitting)])
+        start += max(1, fitting)
+    return groups
