@@ -27,7 +27,7 @@ def epoch_steps(lengths: np.ndarray, rows: int, *, seed: int, epoch: int) -> lis
 
     The order depends on nothing but the seed and the epoch, so that a resumed run finds its place again. The step with the
     longest row is the first of a run: memory that does not do stops it at once, and what fits later steps is there already
-    (``bench/tried.json``).
+    (``bench/tried.py``).
 
     Args:
         lengths: tokens of each row, shape (n,).

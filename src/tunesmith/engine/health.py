@@ -13,9 +13,10 @@ from .sharding import whole
 WATCHED = 10
 """Steps that are watched: enough for a tensor whose gradient is zero at birth (LoRA's ``A``) to get one."""
 
+_PIECE = 2**20
+"""Entries that are summed up at a time, so that nothing of a tensor's size is made."""
 
-CHUNK = 2**20
-"""Entries that are summed up at a time: a tensor in double precision would be the largest thing that a run holds."""
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Watch:
@@ -40,10 +41,10 @@ class Watch:
 
     def see_gradient(self, name: str, gradient: Tensor) -> bool:
         """Take note of one gradient before it moves its tensor; whether it is not finite."""
-        largest = float(torch.linalg.vector_norm(whole(gradient), math.inf)) if gradient.numel() else 0.0
-        if 0 < largest < math.inf:
+        size = _size(whole(gradient))
+        if 0 < size < math.inf:
             self._without_gradient.discard(name)
-        return not largest < math.inf
+        return not size < math.inf
 
     def asleep(self) -> dict[str, str]:
         """Name -> why, for each tensor that has not learned so far."""
@@ -57,11 +58,15 @@ class Watch:
 
 
 def _fingerprint(parameter: nn.Parameter) -> Tensor:
-    """Two sums that a change of any entry changes, so that no copy of the tensor has to be kept or made."""
+    """The sum of all entries' bits, which a change of any entry changes, so that no copy of the tensor has to be kept."""
     values = whole(parameter.detach()).flatten()
-    sums = values.new_zeros(2, dtype=torch.float64)
-    for start in range(0, len(values), CHUNK):
-        piece = values[start : start + CHUNK].double()
-        places = torch.arange(start, start + len(piece), dtype=torch.float64, device=values.device)
-        sums += torch.stack([piece.sum(), piece @ places.div_(len(values)).add_(1)])
-    return sums
+    pieces = values.view(_BITS[values.element_size()]).split(_PIECE)
+    return torch.stack([piece.sum() for piece in pieces]).sum()
+
+
+def _size(gradient: Tensor) -> float:
+    """Its norm, or its largest entry where the norm says nothing: squares leave single precision's range sooner."""
+    norm = float(torch.linalg.vector_norm(gradient)) if gradient.numel() else 0.0
+    if 0 < norm < math.inf or not gradient.numel():
+        return norm
+    return float(torch.linalg.vector_norm(gradient, math.inf))
