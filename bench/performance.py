@@ -24,7 +24,7 @@ from tunesmith.evaluation.drawing import figure, style, svg
 from tunesmith.storage import hash_json
 
 PAGE, PLOT = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance" / "time.svg"
-SIZES, HELD = ROOT / "bench" / "micro_batches.json", ROOT / "bench" / "tried.json"
+SIZES, TRIED = ROOT / "bench" / "micro_batches.json", ROOT / "bench" / "tried.json"
 NAMES = {
     "trainer": "transformers Trainer + PEFT",
     "trl": "TRL SFTTrainer",
@@ -232,30 +232,36 @@ def size_parts() -> list[str]:
     ]
 
 
-def held_parts() -> list[str]:
-    """What a process holds for a step's tensors."""
-    if not HELD.exists():
+def tried(found: Mapping[str, list[dict[str, Any]]], label: str) -> tuple[str, str]:
+    """Memory of a variant, and its time against the first one's."""
+    runs = found[label]
+    if not runs:
+        return "", ""
+    if "failed" in runs[0]:
+        return "fails", runs[0]["failed"].replace("|", " ")
+    pairs = zip(runs, next(iter(found.values())), strict=False)
+    times = statistics.median(a["seconds_per_token"] / b["seconds_per_token"] for a, b in pairs)
+    return f"{statistics.median(r['bytes'] for r in runs) / 2**20:,.0f} MB", f"{times:.2f}×"
+
+
+def tried_parts() -> list[str]:
+    """What else was tried against time and memory of a step."""
+    if not TRIED.exists():
         return []
-    known = json.loads(HELD.read_text(encoding="utf-8"))
-    lines = [
-        cells("", *(f"{name}: {what}" for name in known["results"] for what in ("memory", "time"))),
-        "|---" * 5 + "|",
-    ]
-    for label in next(iter(known["results"].values())):
-        shown = []
-        for found in known["results"].values():
-            shown.append(f"{statistics.median(r['bytes'] for r in found[label]) / 2**20:,.0f} MB")
-            pairs = zip(found[label], next(iter(found.values())), strict=True)
-            shown.append(f"{statistics.median(a['seconds_per_token'] / b['seconds_per_token'] for a, b in pairs):.2f}×")
-        lines.append(cells(label, *shown))
-    rounds = ", ".join(f"{name} {len(next(iter(found.values())))}" for name, found in known["results"].items())
+    known = json.loads(TRIED.read_text(encoding="utf-8"))
+    results = {name: found for name, found in known["results"].items() if next(iter(found.values()))}
+    head = cells("", *(f"{name}: {what}" for name in results for what in ("memory", "time")))
+    lines = [head, "|---" * (2 * len(results) + 1) + "|"]
+    for label in next(iter(results.values())):
+        lines.append(cells(label, *(cell for found in results.values() for cell in tried(found, label))))
+    rounds = ", ".join(f"{name} {len(next(iter(found.values())))}" for name, found in results.items())
     return [
-        "## What a process holds",
-        "Of the memory that is missing to the targets above, most is not of tensors. A CPU's allocator (here glibc's) keeps what is let go, in pieces that the "
-        "next tensors do not fit. The highest resident memory above that before the first of a few steps, the weights that are first touched then among "
-        f"it, and the time a token against the first line (`python bench/tried.py`; median of rounds: {rounds}; {known['processor']}, "
-        f"{known['threads']} threads, commit {known['commit']}). *Everything given back* is close to what tensors alone take; a recipe with a limit "
-        "(`memory`) trains so.",
+        "## What was tried",
+        "The first steps of our own training, each variant in processes of its own (`python bench/tried.py`): the highest resident memory above "
+        "that before the first step, weights that are first touched then among it, and the time a token against the first line (median of rounds: "
+        f"{rounds}; {known['processor']}, {known['threads']} threads, commit {known['commit']}). Of the memory that is missing to the targets "
+        "much is not of tensors: a CPU's allocator (here glibc's) keeps what is let go, in pieces that the next tensors do not fit. *Everything given back* "
+        "is close to what tensors alone take; a recipe with a limit (`memory`) trains so.",
         "\n".join(lines),
     ]
 
@@ -277,7 +283,7 @@ def page() -> str:
     for name in CASES:
         if known := _read(name):
             parts += case_parts(name, known)
-    return "\n\n".join([*parts, *start_parts(), *trace_parts(), *size_parts(), *held_parts()]) + "\n"
+    return "\n\n".join([*parts, *start_parts(), *trace_parts(), *size_parts(), *tried_parts()]) + "\n"
 
 
 def main() -> None:

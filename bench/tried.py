@@ -82,14 +82,23 @@ def one(name: str, variant: dict[str, Any]) -> dict[str, float]:
         return {"bytes": high_water() - before, "seconds_per_token": (time.perf_counter() - start) / tokens}
 
 
-def apart(name: str, label: str) -> dict[str, float]:
-    """The same in a process of its own."""
+LIMIT = 240
+"""Seconds after which a variant has failed; all others take a fifth of it."""
+
+
+def apart(name: str, label: str) -> dict[str, Any]:
+    """The same in a process of its own; what failed, where it did."""
     more = {"GLIBC_TUNABLES": VARIANTS[label]["tunables"]} if "tunables" in VARIANTS[label] else {}
     command = [sys.executable, __file__, "--one", name, label]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **more})
-    if done.returncode:
-        raise SystemExit(f"{name}, {label}: {done.stderr[-2000:]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, env={**os.environ, **more}, timeout=LIMIT
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"not done after {LIMIT} s"}
+    except subprocess.CalledProcessError as error:
+        return {"failed": error.stderr.strip().splitlines()[-1][:200]}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -102,15 +111,14 @@ def main() -> None:
         print(json.dumps(one(given.one[0], VARIANTS[given.one[1]])))
         return
     known: dict[str, Any] = {"commit": commit(), "processor": processor(), "threads": os.cpu_count(), "steps": STEPS}
-    results: dict[str, dict[str, list[dict[str, float]]]] = {name: {label: [] for label in VARIANTS} for name in STEPS}
+    results: dict[str, dict[str, list[dict[str, Any]]]] = {name: {label: [] for label in VARIANTS} for name in STEPS}
     for name in STEPS:
         for _ in range(ROUNDS[name]):
-            for label in VARIANTS:
-                results[name][label].append(found := apart(name, label))
-                print(
-                    f"{name:10} {label:28} {found['bytes'] / 2**20:6.0f} MiB {1e3 * found['seconds_per_token']:.2f} ms",
-                    flush=True,
-                )
+            for label, runs in results[name].items():
+                if runs and "failed" in runs[0]:
+                    continue
+                runs.append(found := apart(name, label))
+                print(f"{name:10} {label:28} {found}", flush=True)
         OUT.write_text(json.dumps({**known, "results": results}, indent=1) + "\n", encoding="utf-8")
 
 
