@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from tiny import BOTH, DECODERS, tiny
 from tunesmith import parts
-from tunesmith.engine.batches import _cut, epoch_steps, micro_batches
+from tunesmith.engine.batches import epoch_steps, micro_batches
+from tunesmith.engine.health import Watch
 from tunesmith.engine.loop import Budget, Loop, Work
 from tunesmith.engine.predict import Reading, read
 from tunesmith.engine.step import Step, count_units
@@ -143,6 +144,18 @@ def test_the_longest_row_comes_first_in_a_run() -> None:
         assert len(rest) == 1003 % 32 and lengths[first].max() >= np.delete(lengths, rest).max()
 
 
+def greedily(lengths: list[int], tokens: int, packed: bool) -> int:
+    """How many groups there are when each is filled up before the next is begun; lengths from the longest on."""
+    groups: list[list[int]] = [[]]
+    for length in lengths:
+        group = [*groups[-1], length]
+        if (sum(group) if packed else len(group) * group[0]) <= tokens:
+            groups[-1] = group
+        else:
+            groups.append([length])
+    return len(groups)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_micro_batches_are_as_few_as_fit_and_of_like_size(packed: bool) -> None:
     random = np.random.default_rng(0)
@@ -151,9 +164,36 @@ def test_micro_batches_are_as_few_as_fit_and_of_like_size(packed: bool) -> None:
         cut = list(micro_batches(np.arange(40), lengths, 300, packed=packed))
         sizes = [int(lengths[g].sum()) if packed else len(g) * int(lengths[g].max()) for g in cut]
         assert sorted(itertools.chain(*cut)) == list(range(40)) and max(sizes) <= 300
-        assert len(cut) == len(_cut(np.argsort(-lengths, kind="stable"), lengths, 300, packed))
+        assert len(cut) == greedily(sorted(lengths.tolist(), reverse=True), 300, packed)
         fuller = list(micro_batches(np.arange(40), lengths, max(sizes) - 1, packed=packed))
         assert len(fuller) > len(cut), "a smaller budget would have done"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_change_of_any_entry_is_seen_and_none_is_no_change(dtype: torch.dtype) -> None:
+    """Also of two entries that move by as much one up, one down, as those of two classes do."""
+    tensors = {
+        n: nn.Parameter(torch.tensor(v, dtype=dtype))
+        for n, v in {"both": [1.5, 1.25], "one": [0.0, 2.0], "none": [3.0]}.items()
+    }
+    for tensor in tensors.values():
+        tensor.grad = torch.ones_like(tensor)
+    watch = Watch(tensors)
+    assert not watch.see_gradients() and set(watch.asleep()) == set(tensors)
+    with torch.no_grad():
+        tensors["both"] += torch.tensor([0.0625, -0.0625], dtype=dtype)
+        tensors["one"][0] += 0.5
+    assert set(watch.asleep()) == {"none"}
+
+
+@pytest.mark.parametrize("value,broken", [(1e30, False), (1e-30, False), (math.nan, True), (math.inf, True)])
+def test_gradients_whose_squares_leave_the_range_are_finite_ones(value: float, broken: bool) -> None:
+    tensor = nn.Parameter(torch.zeros(3))
+    tensor.grad = torch.full((3,), value)
+    watch = Watch({"w": tensor})
+    assert watch.see_gradients() == (["w"] if broken else [])
+    tensor.data.add_(1)
+    assert ("w" in watch.asleep()) == broken
 
 
 def test_little_is_padding() -> None:

@@ -58,10 +58,15 @@ class Watch:
 
 
 def _fingerprint(parameter: nn.Parameter) -> Tensor:
-    """The sum of all entries' bits, which a change of any entry changes, so that no copy of the tensor has to be kept."""
+    """Two sums over all entries' bits, plain and by place: a change of any entry changes them, and no copy has to be kept.
+
+    Two entries that move by as much one up, one down, as those of two classes do, leave the plain sum as it was.
+    """
     values = whole(parameter.detach()).flatten()
-    pieces = values.view(_BITS[values.element_size()]).split(_PIECE)
-    return torch.stack([piece.sum() for piece in pieces]).sum()
+    bits = values.view(_BITS[values.element_size()])
+    places = torch.arange(1, min(len(bits), _PIECE) + 1, device=bits.device)
+    sums = [torch.stack([piece.sum(), (piece * places[: len(piece)]).sum()]) for piece in bits.split(_PIECE)]
+    return torch.stack(sums).sum(0)
 
 
 def _size(gradient: Tensor) -> float:
