@@ -192,8 +192,7 @@ def start_parts() -> list[str]:
         "## Start",
         f"`tunesmith --help` takes {seconds:.2f} s (median of {len(known['help_seconds'])}; target {HELP_SECONDS} s {met}; "
         f"{known['processor']}, commit {known['commit']}). The column *start to first step* counts from the start of the process. Importing alone "
-        f"takes, in a process that does nothing else: {', '.join(imports)} (median of 3). Where a mask moves the model's own weights, the "
-        "base is measured before the first step.",
+        f"takes, in a process that does nothing else: {', '.join(imports)} (median of 3).",
     ]
 
 

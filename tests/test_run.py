@@ -126,7 +126,7 @@ def test_a_run_is_repeated_to_the_bit(bases: dict[str, Path], tmp_path: Path) ->
 def test_the_base_is_the_base_whatever_is_trained(
     task: str, family: str, bases: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Measured before training or after it, with a term of the loss that changes logits in use or without."""
+    """Loaded anew or with what is attached switched off, and with a term of the loss that changes logits in use."""
     steep = [{"adamw": {"lr": 0.05}}]
     runs: dict[str, dict[str, Any]] = {
         "weights": {"adapter": None, "mask": "everything"},

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import RunError
 
 PATIENCE = datetime.timedelta(days=1)
-"""How long a process waits for another, which may score the base meanwhile; one that is gone is noticed at once."""
+"""How long a process waits for another, which may be validating meanwhile; one that is gone is noticed at once."""
 
 BUCKET = 2**22
 """Numbers that are added up at a time: few calls, and no second copy of all gradients."""

@@ -107,11 +107,9 @@ def carry_out(recipe: Recipe, folder: Path, *, listen: Listener, force: bool = F
 
     held_out = held_out_rows(prepared)
     started = time.perf_counter()
-    before = {} if prepared.recipe.mask is None else _before(made, held_out)
-    work = _work(made, hear)
-    _train(made, work, hear)
-    # What is attached can be switched off: the base is measured when nobody waits for the first step any more.
-    before = before or _before(made, held_out)
+    _train(made, _work(made, hear), hear)
+    # The base is measured when nobody waits for the first step any more.
+    before = _base(made, held_out)
     after = _after(made, held_out)
     _save(made)
     write_json(folder / "proof.json", prove(folder))
@@ -380,6 +378,16 @@ def _written_rows(prepared: Prepared, held_out: np.ndarray) -> np.ndarray:
     if prepared.task.name not in ("generate", "chat"):
         return held_out[:0]
     return held_out[: prepared.recipe.checks.generate]
+
+
+def _base(made: Trained, held_out: np.ndarray) -> dict[str, Any]:
+    """`_before`, after training: what is attached is switched off, and moved weights are loaded anew."""
+    if made.prepared.recipe.mask is None:
+        return _before(made, held_out)
+    base = _begin(made.prepared, made.folder)
+    found = _before(base, held_out)
+    made.probe = base.probe
+    return found
 
 
 def _before(made: Trained, held_out: np.ndarray) -> dict[str, Any]:
