@@ -12,7 +12,7 @@ import torch
 from test_engine import table, work
 from tunesmith import parts
 from tunesmith.adapters import Tuned
-from tunesmith.engine.loop import Loop
+from tunesmith.engine.loop import Loop, flops
 from tunesmith.errors import InputError
 
 
@@ -100,6 +100,16 @@ def test_it_stops_and_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None
     assert values(whole).any() and torch.equal(values(second), values(whole))
     for name, tensor in whole.work.host.state().items():
         assert torch.equal(second.work.host.state()[name], tensor), name
+
+
+def test_operations_on_validation_rows_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = tuned()
+    before = {n: t.clone() for n, t in loop.work.host.state().items()}
+    both, tokens = flops(loop.work)
+    assert all(torch.equal(t, before[n]) for n, t in loop.work.host.state().items())
+    monkeypatch.setattr("tunesmith.engine.tuning.Tuner.after_backward", lambda self: None)
+    alone, same = flops(loop.work)
+    assert tokens == same and 1.3 * alone < both < 3 * alone
 
 
 def test_what_it_needs_is_named() -> None:

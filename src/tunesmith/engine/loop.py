@@ -782,7 +782,7 @@ def flops(work: Work, rows: int = 4, *, trained: bool = False) -> tuple[int, int
 
     Args:
         work: before its training, or after.
-        rows: how many.
+        rows: how many; a whole step where values are tuned on validation rows beside it.
         trained: whether it is after: then a mask has chosen already.
     """
     from torch.utils.flop_counter import FlopCounterMode
@@ -795,7 +795,10 @@ def flops(work: Work, rows: int = 4, *, trained: bool = False) -> tuple[int, int
     if loop.stream:
         loop.stream.still = True
     step = epoch_steps(work.rows.lengths, work.rows_per_step, seed=work.seed, epoch=0)[0]
+    if not loop.tuner.techniques:  # else as many validation rows come to it as a whole step has
+        step = step[:: max(1, len(step) // rows)]
     with FlopCounterMode(display=False) as counter:
-        tokens = loop._gradient(step[:: max(1, len(step) // rows)])[2]
+        tokens = loop._gradient(step)[2]
+        loop.tuner.after_backward()
     loop.optimizer.zero_grad(set_to_none=True)
     return counter.get_total_flops(), tokens
