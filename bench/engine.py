@@ -27,7 +27,6 @@ FOLDER = ROOT / "bench" / "engine"
 ENVIRONMENTS = Path(os.environ.get("TUNESMITH_PEERS", ROOT / ".venv-peers"))
 
 FILM = {"kind": "classify", "base": "minilm-l6", "rows": "rotten-tomatoes", "count": 960, "length": 128}
-SPAM = {**FILM, "rows": "sms-spam"}
 CHAT = {
     "kind": "chat",
     "base": "smollm2-135m",
@@ -51,7 +50,6 @@ WORDS = 140
 CASES: dict[str, dict[str, Any]] = {
     "film-lora": {**FILM, "technique": "lora", "rate": 1e-3},
     "film-full": {**FILM, "technique": "full", "rate": 1e-4},
-    "spam-lora": {**SPAM, "technique": "lora", "rate": 1e-3},
     "chat-lora": {**CHAT, "technique": "lora", "rate": 5e-4},
     "chat-full": {**CHAT, "technique": "full", "rate": 2e-5},
     "lm-lora": {**TEXT, "technique": "lora", "rate": 5e-4},
