@@ -45,7 +45,10 @@ def memory(run: dict[str, Any], weights: float) -> float:
 
 
 def reached(run: dict[str, Any], loss: float) -> float:
-    """Seconds of training until the validation loss was first at or under ``loss``, between two validations by a line."""
+    """Seconds of training until the validation loss was first at or under ``loss``, between two validations by a line.
+
+    Infinite where it never was.
+    """
     before = (0.0, math.inf)
     for seconds, value in run["curve"]:
         if value <= loss:
@@ -54,7 +57,7 @@ def reached(run: dict[str, Any], loss: float) -> float:
             share = (before[1] - loss) / max(1e-12, before[1] - value)
             return float(before[0] + share * (seconds - before[0]))
         before = (seconds, value)
-    return math.nan
+    return math.inf
 
 
 def ratios(known: dict[str, Any], peer: str, settings: str, weights: float) -> dict[str, float]:
@@ -116,8 +119,10 @@ def table(known: dict[str, Any], weights: float) -> list[str]:
 
 def cell(found: dict[str, float], name: str, settings: str) -> str:
     """A ratio, and whether it meets its target."""
-    if name not in found or math.isnan(found[name]):
+    if name not in found:
         return ""
+    if math.isinf(found[name]):
+        return "not reached"
     goal = TARGETS.get(name, {}).get(settings)
     met = "" if goal is None else " (met)" if found[name] <= goal else f" (target {goal:.2f} missed)"
     return f"{found[name]:.2f}×{met}"
@@ -271,7 +276,9 @@ def page() -> str:
         "# Performance",
         "Written by `python bench/performance.py` from the results of `python bench/engine.py`. The same technique, base, rows, effective batch and "
         "number of epochs; every figure of a peer is *ours divided by theirs*, the median over rounds of runs made in turn in one process tree. "
-        "Training is the time of the steps without validations. Memory is the highest resident memory of the process up to the last step, less its "
+        "Training is the time of the steps without validations. *To the peer's last loss* is the time until the validation loss is at the peer's "
+        "last one; a round in which ours never is counts as infinitely long. In chats each counts other tokens of the "
+        "template, so that it is left out. Memory is the highest resident memory of the process up to the last step, less its "
         "libraries and the weights in fp32. *Plain PyTorch* is the limit: the same number of tokens as whole rectangles, "
         "without padding, validation or checkpoints, so a ratio over 1 against it is what a real run costs on top. The share of peak is useful tokens × "
         "counted FLOPs over the fastest matrix product measured between the runs; *training at 60%* is what our ratio would be if that share of "
