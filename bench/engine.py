@@ -50,6 +50,7 @@ WORDS = 140
 CASES: dict[str, dict[str, Any]] = {
     "film-lora": {**FILM, "technique": "lora", "rate": 1e-3},
     "film-full": {**FILM, "technique": "full", "rate": 1e-4},
+    "film-bottleneck": {**FILM, "technique": "bottleneck", "rate": 1e-3, "rank": 32},
     "chat-lora": {**CHAT, "technique": "lora", "rate": 5e-4},
     "chat-full": {**CHAT, "technique": "full", "rate": 2e-5},
     "lm-lora": {**TEXT, "technique": "lora", "rate": 5e-4},
@@ -61,7 +62,21 @@ RUNS = {
     "chat": [("tunesmith", "defaults"), ("trl", "defaults"), ("trl", "best"), ("plain", "best")],
     "lm": [("tunesmith", "defaults"), ("trl", "defaults"), ("trl", "best"), ("plain", "best")],
 }
-SCRIPTS = {"tunesmith": "ours.py", "trainer": "trainer.py", "trl": "trl_sft.py", "plain": "plain.py"}
+SCRIPTS = {
+    "tunesmith": "ours.py",
+    "trainer": "trainer.py",
+    "adapters": "adapter_trainer.py",
+    "trl": "trl_sft.py",
+    "plain": "plain.py",
+}
+
+
+def turns(case: dict[str, Any]) -> list[tuple[str, str]]:
+    """Who takes part in a case, with which settings: PEFT has no bottlenecks, ``adapters`` is what its users pick."""
+    chosen = RUNS[case["kind"]]
+    if case["technique"] == "bottleneck":
+        return [("adapters" if peer == "trainer" else peer, settings) for peer, settings in chosen]
+    return chosen
 
 
 def environment(peer: str) -> str:
@@ -196,11 +211,15 @@ def begun(case: dict[str, Any], folder: Path) -> Any:
     from tunesmith.run.carry_out import _begin
     from tunesmith.run.prepare import on_disk, prepare
 
-    technique = {"adapter": {"lora": {"rank": case["rank"]}}} if case["technique"] == "lora" else {"mask": "everything"}
+    techniques = {
+        "lora": {"adapter": {"lora": {"rank": case["rank"]}}},
+        "bottleneck": {"adapter": {"bottleneck": {"size": case["rank"]}}},
+        "full": {"mask": "everything"},
+    }
     rows = {"train": case["train"], "validation": case["valid"], "test": case["test"]}
     recipe = recipes.make({
         "rows": rows, "base": case["base"], "task": case["kind"], "length": {"max": case["length"], "over": "truncate"},
-        "batch": {"rows": case["batch"]}, **technique,
+        "batch": {"rows": case["batch"]}, **techniques[case["technique"]],
     })  # fmt: skip
     return _begin(prepare(on_disk(recipe)), folder)
 
@@ -229,7 +248,7 @@ def run(name: str, rounds: int, source: str | None) -> None:
             "flops_per_token": flops(case),
         }
         for seed in range(rounds):
-            for peer, settings in RUNS[case["kind"]]:
+            for peer, settings in turns(case):
                 if (peer, settings, seed) in done:
                     continue
                 said = {

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from engine import CASES, FOLDER, ROOT, RUNS
+from engine import CASES, FOLDER, ROOT, turns
 
 from tunesmith.claims.evidence import cells
 from tunesmith.claims.plots import as_file
@@ -27,6 +27,7 @@ PAGE, PLOT = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance" / "
 SIZES, TRIED = ROOT / "bench" / "micro_batches.json", ROOT / "bench" / "tried.json"
 NAMES = {
     "trainer": "transformers Trainer + PEFT",
+    "adapters": "adapters",
     "trl": "TRL SFTTrainer",
     "plain": "plain PyTorch, no padding",
     "tunesmith": "tunesmith",
@@ -86,7 +87,7 @@ def table(known: dict[str, Any], weights: float) -> list[str]:
         f"| | training | to the peer's last loss | memory above weights | start to first step | tokens/s | share of peak | training at {SHARE_OF_PEAK:.0%} | {score} |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for peer, settings in RUNS[kind]:
+    for peer, settings in turns(known["case"]):
         runs = [r for r in known["runs"] if (r["peer"], r["settings"]) == (peer, settings)]
         if not runs:
             continue

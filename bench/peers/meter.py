@@ -37,7 +37,7 @@ def _memory(key: str) -> int:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for package in ("torch", "transformers", "peft", "trl", "accelerate", "tunesmith"):
+    for package in ("torch", "transformers", "peft", "trl", "adapters", "accelerate", "tunesmith"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found

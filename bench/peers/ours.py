@@ -55,15 +55,17 @@ def main() -> None:
 
     torch.set_num_threads(given["threads"])
     marks = Marks()
-    technique: dict[str, Any] = {"adapter": ts.LoRA(rank=given["rank"], alpha=given["alpha"])}
-    if given["technique"] == "full":
-        technique = {"adapter": None, "mask": "everything"}
+    techniques: dict[str, dict[str, Any]] = {
+        "lora": {"adapter": ts.LoRA(rank=given["rank"], alpha=given["alpha"])},
+        "bottleneck": {"adapter": {"bottleneck": {"size": given["rank"]}}},
+        "full": {"adapter": None, "mask": "everything"},
+    }
     run = ts.tune(
         {"train": given["train"], "validation": given["valid"], "test": given["test"]}, base=given["base"],
         out=given["out"], name="run", progress=marks, epochs=given["epochs"], task=given["kind"], seed=given["seed"],
         batch={"rows": given["batch"]}, length={"max": given["length"], "over": "truncate"},
         checks={"validations": given["validations"], "generate": 0},
-        optimizer=["clip_norm", {"adamw": {"lr": given["rate"], "weight_decay": 0.0}}], **technique,
+        optimizer=["clip_norm", {"adamw": {"lr": given["rate"], "weight_decay": 0.0}}], **techniques[given["technique"]],
     )  # fmt: skip
     if given["kind"] == "classify":
         score = run.results["tuned"]["accuracy"]["value"]

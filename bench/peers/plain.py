@@ -28,13 +28,30 @@ class LowRank(nn.Module):
         return self.base(x) + self.scale * (x @ self.down.T) @ self.up.T
 
 
+class Bottleneck(nn.Module):
+    """A frozen linear layer with a small network after it."""
+
+    def __init__(self, base: nn.Linear, size: int):
+        super().__init__()
+        self.base, self.down, self.up = base, nn.Linear(base.out_features, size), nn.Linear(size, base.out_features)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.base(x)
+        return y + self.up(torch.relu(self.down(y)))
+
+
 def adapt(model: nn.Module) -> None:
-    """Low-rank updates on every linear layer but the head."""
+    """Low-rank updates on every linear layer but the head, or a bottleneck after the last one of each sub-layer."""
     model.requires_grad_(False)
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and not name.startswith(("lm_head", "classifier", "score")):
-            owner = model.get_submodule(name.rpartition(".")[0])
+        if not isinstance(module, nn.Linear) or name.startswith(("lm_head", "classifier", "score")):
+            continue
+        owner = model.get_submodule(name.rpartition(".")[0])
+        if given["technique"] == "lora":
             setattr(owner, name.rpartition(".")[2], LowRank(module, given["rank"], given["alpha"] / given["rank"]))
+        elif name.endswith("output.dense"):
+            setattr(owner, name.rpartition(".")[2], Bottleneck(module, given["rank"]))
     for name, parameter in model.named_parameters():
         if name.startswith(("classifier", "score", "pooler")):
             parameter.requires_grad_(True)
@@ -57,7 +74,7 @@ def main() -> None:
         )
     else:
         model = AutoModelForCausalLM.from_pretrained(given["base"], dtype=torch.float32)
-    if given["technique"] == "lora":
+    if given["technique"] != "full":
         adapt(model)
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=given["rate"], foreach=True)

@@ -2,95 +2,20 @@
 
 from __future__ import annotations
 
-import meter
+from typing import Any
 
-watch = meter.Meter()
-given = meter.job()
-
-import torch  # noqa: E402
-from peft import LoraConfig, TaskType, get_peft_model  # noqa: E402
-from transformers import (  # noqa: E402
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    DataCollatorWithPadding,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
-
-watch.imported()
-watch.ready()
-BEST = {
-    "bf16": given["bf16"],
-    "train_sampling_strategy": "group_by_length",
-    "logging_strategy": "no",
-    "per_device_eval_batch_size": 64,
-}
+from classify import given, train
+from peft import LoraConfig, TaskType, get_peft_model
+from transformers import Trainer
 
 
-class Marks(TrainerCallback):
-    """Tells the meter what happens."""
-
-    def on_train_begin(self, *_: object, **__: object) -> None:
-        watch.begin()
-
-    def on_step_end(self, *_: object, **__: object) -> None:
-        watch.step()
-
-    def on_evaluate(self, *_: object, metrics: dict[str, float], **__: object) -> None:
-        watch.validated(metrics["eval_loss"], metrics["eval_runtime"])
+def prepare(model: Any) -> Any:
+    """With LoRA on every linear layer, or as it is."""
+    if given["technique"] == "full":
+        return model
+    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=given["rank"], lora_alpha=given["alpha"], lora_dropout=0.0,
+                        target_modules="all-linear")  # fmt: skip
+    return get_peft_model(model, config)
 
 
-class Rows(torch.utils.data.Dataset):
-    """Tokenized rows."""
-
-    def __init__(self, path: str, tokenizer: object, labels: list[str]):
-        found = meter.rows(path)
-        self.encoded = tokenizer([r["text"] for r in found], truncation=True, max_length=given["length"])
-        self.labels = [labels.index(r["label"]) for r in found]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, i: int) -> dict[str, object]:
-        return {**{k: v[i] for k, v in self.encoded.items()}, "labels": self.labels[i]}
-
-
-def main() -> None:
-    """Train, validate now and then, answer the test rows."""
-    torch.set_num_threads(given["threads"])
-    set_seed(given["seed"])
-    tokenizer = AutoTokenizer.from_pretrained(given["base"])
-    model = AutoModelForSequenceClassification.from_pretrained(
-        given["base"], num_labels=len(given["labels"]), dtype=torch.float32
-    )
-    if given["technique"] == "lora":
-        config = LoraConfig(task_type=TaskType.SEQ_CLS, r=given["rank"], lora_alpha=given["alpha"], lora_dropout=0.0,
-                            target_modules="all-linear")  # fmt: skip
-        model = get_peft_model(model, config)
-    train, valid, test = (Rows(given[s], tokenizer, given["labels"]) for s in ("train", "valid", "test"))
-    steps = -(-len(train) // given["batch"]) * given["epochs"]
-    options = BEST if given["settings"] == "best" else {}
-    if given["settings"] == "best" and "group_by_length" in TrainingArguments.__dataclass_fields__:
-        options = {**{k: v for k, v in BEST.items() if k != "train_sampling_strategy"}, "group_by_length": True}
-    arguments = TrainingArguments(
-        output_dir=given["out"], per_device_train_batch_size=given["batch"], num_train_epochs=given["epochs"],
-        learning_rate=given["rate"], weight_decay=0.0, seed=given["seed"], eval_strategy="steps",
-        eval_steps=max(1, steps // given["validations"]), use_cpu=not torch.cuda.is_available(), report_to="none",
-        disable_tqdm=True, **options,
-    )  # fmt: skip
-    trainer = Trainer(model, arguments, train_dataset=train, eval_dataset=valid, callbacks=[Marks()],
-                      data_collator=DataCollatorWithPadding(tokenizer))  # fmt: skip
-    trainer.train()
-    trainer.save_model()
-    said = trainer.predict(test).predictions.argmax(-1).tolist()
-    right = sum(a == b for a, b in zip(said, test.labels, strict=True)) / len(said)
-    watch.tell(
-        score=right,
-        tokens=given["epochs"] * sum(map(len, train.encoded["input_ids"])),
-        dtype="bf16" if arguments.bf16 else "fp32",
-    )
-
-
-main()
+train(prepare, Trainer)
