@@ -50,7 +50,7 @@ WORDS = 140
 CASES: dict[str, dict[str, Any]] = {
     "film-lora": {**FILM, "technique": "lora", "rate": 1e-3},
     "film-full": {**FILM, "technique": "full", "rate": 1e-4},
-    "spam-bottleneck": {**FILM, "rows": "sms-spam", "technique": "bottleneck", "rate": 1e-3, "rank": 32},
+    "film-bottleneck": {**FILM, "technique": "bottleneck", "rate": 1e-3, "rank": 32, "epochs": 2},
     "chat-lora": {**CHAT, "technique": "lora", "rate": 5e-4},
     "chat-full": {**CHAT, "technique": "full", "rate": 2e-5},
     "lm-lora": {**TEXT, "technique": "lora", "rate": 5e-4},
