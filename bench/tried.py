@@ -39,9 +39,12 @@ STEPS, ROUNDS = {"film-lora": 20, "chat-lora": 4}, {"film-lora": 3, "chat-lora":
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "longest row not first": {"later": True},
-    "glibc's own limits": {"keep": None},
-    "pieces under 1 MB kept": {"keep": (2**20, 2**29)},
-    "everything given back": {"keep": (2**16, 2**16)},
+    "glibc's own limits": {"keep": "glibc's"},
+    "pieces under 1 MB kept": {
+        "keep": "glibc's",
+        "tunables": f"glibc.malloc.mmap_threshold={2**20}:glibc.malloc.trim_threshold={2**29}",
+    },
+    "everything given back": {"keep": "nothing"},
     "micro-batches of 512 tokens": {"tokens": 512},
     "no cache of small pieces": {"tunables": "glibc.malloc.tcache_count=0"},
     "huge pages": {"tunables": "glibc.malloc.hugetlb=1"},
@@ -63,10 +66,7 @@ class Later(Loop):
 def one(name: str, variant: dict[str, Any]) -> dict[str, float]:
     """Train a few steps in this process."""
     torch.set_num_threads(os.cpu_count() or 1)
-    if "keep" not in variant:
-        memory.reuse()
-    elif variant["keep"]:
-        memory._keep(*variant["keep"])
+    {"all": memory.reuse, "nothing": memory.give_back, "glibc's": bool}[variant.get("keep", "all")]()
     if variant.get("attention") is False:
         quick.attends = lambda *_: False
     with tempfile.TemporaryDirectory() as folder:
