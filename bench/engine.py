@@ -236,6 +236,8 @@ def flops(case: dict[str, Any]) -> float:
 
 def run(name: str, rounds: int, source: str | None) -> None:
     """All runs of a case, in turn; appends to its file."""
+    from tunesmith.storage import write_json
+
     path = FOLDER / f"{name}.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"case": CASES[name], "runs": []}
     done = {(r["peer"], r["settings"], r["seed"]) for r in known["runs"]}
@@ -247,6 +249,7 @@ def run(name: str, rounds: int, source: str | None) -> None:
             "platform": platform.platform(),
             "flops_per_token": flops(case),
         }
+        write_json(path, known)
         for seed in range(rounds):
             for peer, settings in turns(case):
                 if (peer, settings, seed) in done:
@@ -258,8 +261,7 @@ def run(name: str, rounds: int, source: str | None) -> None:
                     "commit": source,
                 }
                 known["runs"].append(said)
-                path.with_suffix(".part").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-                os.replace(path.with_suffix(".part"), path)
+                write_json(path, known)
                 print(
                     f"{name} {peer} {settings} {seed}: {said['train_seconds']:.1f} s, score {said['score']}", flush=True
                 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -38,6 +39,7 @@ class Host(nn.Module):
     Attributes:
         begun: name of a tensor that differences of earlier runs have changed -> hash of what it is in the base.
         notes: what has to be said of the model as it begins.
+        rested: own weights that rested together -> in how many steps.
     """
 
     def __init__(self, model: nn.Module, fresh: tuple[str, ...] | list[str] = ()):
@@ -59,6 +61,7 @@ class Host(nn.Module):
         self.notes: list[str] = []
         self._rule: EntryMask | None = None
         self._resting: set[str] = set()
+        self.rested: Counter[frozenset[str]] = Counter()
         self._watched: Tensor | bool = False
         self._left_out: dict[Any, str] = {}
         self.reads = False
@@ -450,6 +453,7 @@ class Host(nn.Module):
         """Of the own weights that train, let these rest: they get no gradient until they are left out here."""
         mine = {w.name: w.parameter for w in self.weights().values()}
         self._resting = set(resting) & mine.keys()
+        self.rested[frozenset(self._resting)] += 1
         for name, parameter in mine.items():
             parameter.requires_grad_(name not in self._resting)
 

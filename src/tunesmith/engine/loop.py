@@ -7,6 +7,7 @@ import itertools
 import math
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -778,6 +779,8 @@ def _reversible(optimizer: torch.optim.Optimizer) -> bool:
 def flops(work: Work, rows: int = 4, *, trained: bool = False) -> tuple[int, int]:
     """Floating-point operations and tokens of the gradient of a few rows of a step, as PyTorch's own counter sees them.
 
+    After a training in which weights rested in turn, of several such gradients, each with what rested then.
+
     Nothing moves. Counting slows a step down, so it is not done while training.
 
     Args:
@@ -794,11 +797,27 @@ def flops(work: Work, rows: int = 4, *, trained: bool = False) -> tuple[int, int
         pass
     if loop.stream:
         loop.stream.still = True
-    step = epoch_steps(work.rows.lengths, work.rows_per_step, seed=work.seed, epoch=0)[0]
+    step = _usual(epoch_steps(work.rows.lengths, work.rows_per_step, seed=work.seed, epoch=0), work.rows.lengths)
     if not loop.tuner.techniques:  # else as many validation rows come to it as a whole step has
         step = step[:: max(1, len(step) // rows)]
-    with FlopCounterMode(display=False) as counter:
-        tokens = loop._gradient(step)[2]
-        loop.tuner.after_backward()
-    loop.optimizer.zero_grad(set_to_none=True)
-    return counter.get_total_flops(), tokens
+    counted = tokens = 0
+    for resting, times in _resting(work.host).items() if trained else [(None, 1)]:
+        if resting is not None:
+            work.host.rest(resting)
+        with FlopCounterMode(display=False) as counter:
+            tokens += times * loop._gradient(step)[2]
+            loop.tuner.after_backward()
+        loop.optimizer.zero_grad(set_to_none=True)
+        counted += times * counter.get_total_flops()
+    return counted, tokens
+
+
+def _usual(steps: Sequence[np.ndarray], lengths: np.ndarray) -> np.ndarray:
+    """The step of middle length: operations a token grow with the length, and the first step has the longest row."""
+    return sorted(steps, key=lambda step: float(lengths[step].mean()))[len(steps) // 2]
+
+
+def _resting(host: Host, most: int = 8) -> Counter[frozenset[str] | None]:
+    """Which weights rested in a training that is over, at a few of its steps, evenly spread, and how many of these."""
+    steps = list(host.rested.elements())
+    return Counter(steps[:: -(-len(steps) // most)]) if steps else Counter([None])
