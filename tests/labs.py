@@ -65,15 +65,15 @@ def classified(accuracy: float, rows: int = 200, log_loss: float = 0.5, tokens: 
     answers = Answers([1] * rows, [1] * right + [0] * (rows - right), labels=("no", "yes"))
     scores = {"accuracy": right / rows, "log_loss": log_loss}
     return SimpleNamespace(
-        metric="accuracy", scores=scores, score=scores["accuracy"], answers=answers, cost={"tokens": tokens}
-    )
+        metric="accuracy", scores=scores, score=scores["accuracy"], answers=answers, cost={"tokens": tokens}, environment={}
+    )  # fmt: skip
 
 
 def written(losses: Sequence[float]) -> Any:
     """A result of a language model with these losses of its held-out rows."""
     answers = Answers([""] * len(losses), loss=np.array(losses, dtype=float), units=np.ones(len(losses), dtype=int))
     mean = float(np.mean(losses))
-    return SimpleNamespace(metric="loss", scores={"loss": mean}, score=mean, answers=answers)
+    return SimpleNamespace(metric="loss", scores={"loss": mean}, score=mean, answers=answers, environment={})
 
 
 def folder_of(name: str) -> Path:

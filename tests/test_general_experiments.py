@@ -58,6 +58,20 @@ def test_a_technique_is_held_against_each_rival() -> None:
     assert set(found.series) == {"technique", "poor", "good"}
 
 
+@pytest.mark.parametrize("precision,shown", [("float32", True), ("bfloat16", False)])
+def test_memory_and_time_of_two_machines_are_not_compared(precision: str, shown: bool) -> None:
+    def planted(recipe: Asked, seed: int) -> Any:
+        told = {"processor": "a", "precision": "float32" if named(recipe) == "lora" else precision}
+        return scored(0.8, seed, environment=told, cost={"training_seconds": 5.0, "flops": 7})
+
+    lab: Any = PlantedLab(planted)
+    found = rivals(
+        lab, technique={"adapter": "lora"}, others={"full": {"mask": "everything"}}, tasks=["intent"]
+    ).figures
+    assert {"full.trainable", "full.flops"} <= found.keys()
+    assert {name in found for name in ("full.memory", "full.time")} == {shown}
+
+
 # ---------------------------------------------------------------------- a figure aside
 
 

@@ -21,7 +21,9 @@ def paired(
 
     Figures: ``TASK.difference`` in the task's chief metric, turned so that more is better; ``difference``, their mean;
     ``spread``, the technique's standard deviation over seeds as a share of the baseline's (geometric mean over tasks);
-    and ratios of costs, technique over baseline: ``trainable``, ``stored``, ``memory``, ``time``, ``flops``.
+    and ratios of costs, technique over baseline: ``trainable``, ``stored``, ``memory``, ``time``, ``flops``; memory and time
+    are left out where a stored result of one side is of another machine or precision than the other's (``step_costs``
+    measures them side by side).
 
     Source: Bouthillier et al. 2021, arXiv:2103.03098 (paired comparison over seeds).
 
@@ -93,7 +95,8 @@ def _ratio(found: list[list[Any]], cost: str) -> Figure | None:
     logs = []
     for ours, theirs in zip(found[::2], found[1::2], strict=True):
         for a, b in zip(ours, theirs, strict=True):
-            if not a.cost.get(cost) or not b.cost.get(cost):
+            apart = cost in ("peak_bytes", "training_seconds") and _machine(a) != _machine(b)
+            if apart or not a.cost.get(cost) or not b.cost.get(cost):
                 return None
             logs.append(math.log(a.cost[cost] / b.cost[cost]))
     change = combine(np.array(logs), 0.0, 1)
@@ -101,3 +104,8 @@ def _ratio(found: list[list[Any]], cost: str) -> Figure | None:
     low, high = (change.value, change.value) if exact else (change.low, change.high)
     values = [math.exp(x) for x in logs]
     return Figure(math.exp(change.value), math.exp(low), math.exp(high), values, "times", cost.replace("_", " "))
+
+
+def _machine(result: Any) -> tuple[Any, ...]:
+    """What time and memory depend on besides the recipe."""
+    return tuple(result.environment.get(k) for k in ("platform", "processor", "device", "threads", "precision"))
