@@ -69,3 +69,8 @@ def spread_ratio(ours: float, theirs: float, freedom: tuple[float, float], about
     value = ours / theirs if theirs else math.nan
     low, high = (value / math.sqrt(float(stats.f.ppf(share, own, other))) for share in (0.975, 0.025))
     return Figure(value, low, high, [], "times", about)
+
+
+def machine(result: Any) -> tuple[Any, ...]:
+    """What time and memory of a result depend on besides its recipe: those of two machines are no ratio."""
+    return tuple(result.environment.get(k) for k in ("platform", "processor", "device", "threads", "precision"))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import Figure, Lab, Outcome
-from ._figures import difference, over_seeds, times_over_seeds
+from ._figures import difference, machine, over_seeds, times_over_seeds
 from ._rows import with_rows
 from ._summaries import mean_of
 
@@ -34,7 +34,7 @@ def ablation(
     paired by seed and by row, mean over tasks; ``NAME.over.OTHER``, the same for two variants; ``NAME.SCORE`` for other
     scores of the results (``distance`` is the mean distance of classes by their place) and for the tuned figures of
     the audits that the options ask for (``NAME.accuracy_lost_by_noise``), mean over seeds and tasks; ``NAME.time``, the
-    ratio of training times.
+    ratio of training times where all results are of one machine and precision.
 
     Source: Bouthillier et al. 2021, arXiv:2103.03098 (paired comparison over seeds).
 
@@ -64,7 +64,7 @@ def ablation(
     for name in variants:
         figures[f"{name}.difference"] = _difference(found, name, "plain", tasks)
         figures |= {f"{name}.{score}": f for score, f in _others(found, name, tasks, scores).items()}
-        figures[f"{name}.time"] = _time(found, name, tasks)
+        figures |= {f"{name}.time": time for time in _time(found, name, tasks)}
     for one, other in itertools.permutations(variants, 2):
         figures[f"{one}.over.{other}"] = _difference(found, one, other, tasks)
     series = {n: [[i, r.score] for i, t in enumerate(tasks) for r in found[n, t]] for n in every}
@@ -124,10 +124,10 @@ def _told(result: Any, scores: Sequence[str]) -> dict[str, tuple[float, float]]:
     return made
 
 
-def _time(found: Found, name: str, tasks: Sequence[str]) -> Figure:
-    logs = [
-        float(np.log(a.cost["training_seconds"] / b.cost["training_seconds"]))
-        for t in tasks
-        for a, b in zip(found[name, t], found["plain", t], strict=True)
-    ]
-    return times_over_seeds(logs, f"training time, {name} over the baseline")
+def _time(found: Found, name: str, tasks: Sequence[str]) -> list[Figure]:
+    """The ratio of training times, or nothing where not all results are of one machine and precision."""
+    pairs = [(a, b) for t in tasks for a, b in zip(found[name, t], found["plain", t], strict=True)]
+    if any(machine(a) != machine(b) for a, b in pairs):
+        return []
+    logs = [float(np.log(a.cost["training_seconds"] / b.cost["training_seconds"])) for a, b in pairs]
+    return [times_over_seeds(logs, f"training time, {name} over the baseline")]

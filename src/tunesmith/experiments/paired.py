@@ -7,6 +7,7 @@ import numpy as np
 
 from ..comparing.statistics import combine, effect
 from . import Figure, Lab, Outcome
+from ._figures import machine
 
 
 def paired(
@@ -95,7 +96,7 @@ def _ratio(found: list[list[Any]], cost: str) -> Figure | None:
     logs = []
     for ours, theirs in zip(found[::2], found[1::2], strict=True):
         for a, b in zip(ours, theirs, strict=True):
-            apart = cost in ("peak_bytes", "training_seconds") and _machine(a) != _machine(b)
+            apart = cost in ("peak_bytes", "training_seconds") and machine(a) != machine(b)
             if apart or not a.cost.get(cost) or not b.cost.get(cost):
                 return None
             logs.append(math.log(a.cost[cost] / b.cost[cost]))
@@ -104,8 +105,3 @@ def _ratio(found: list[list[Any]], cost: str) -> Figure | None:
     low, high = (change.value, change.value) if exact else (change.low, change.high)
     values = [math.exp(x) for x in logs]
     return Figure(math.exp(change.value), math.exp(low), math.exp(high), values, "times", cost.replace("_", " "))
-
-
-def _machine(result: Any) -> tuple[Any, ...]:
-    """What time and memory depend on besides the recipe."""
-    return tuple(result.environment.get(k) for k in ("platform", "processor", "device", "threads", "precision"))
