@@ -38,7 +38,10 @@ from tunesmith.comparing.statistics import (
 )  # fmt: skip
 from tunesmith.comparing.store import Store
 from tunesmith.comparing.work import FORKS, carry_out
+from tunesmith.engine.batches import epoch_steps
+from tunesmith.engine.loop import _usual
 from tunesmith.evaluation.answers import Answers
+from tunesmith.run.prepare import on_disk, prepare
 
 
 @pytest.fixture(autouse=True)
@@ -282,11 +285,15 @@ def test_compare_in_python(compared: Compared, tmp_path: Path) -> None:
 
 
 def test_flops_are_those_of_the_products(compared: Compared) -> None:
-    """A wider adapter costs just its own products more: forward, and backward by two, at each adapted site."""
+    """A wider adapter costs just its own products more: forward, and backward by two, at each adapted site, padding too."""
     cost = {name: made[0].cost for name, made in compared.comparison.results.items() if name in ("two", "three")}
     wider = cost["three"]["trainable"] - cost["two"]["trainable"]
     more = cost["three"]["flops"] / cost["three"]["tokens"] - cost["two"]["flops"] / cost["two"]["tokens"]
-    assert more == pytest.approx(6 * wider, rel=0.05)
+    recipe = compared.recipes["two"]
+    lengths = prepare(on_disk(recipe)).encoded["train"].lengths
+    step = _usual(epoch_steps(lengths, recipe.batch.rows, seed=0, epoch=0), lengths)
+    counted = lengths[step[:: max(1, len(step) // 4)]]
+    assert more == pytest.approx(6 * wider * len(counted) * counted.max() / counted.sum(), rel=0.05)
 
 
 @pytest.mark.skipif(not FORKS, reason="jobs are copies of a process on Linux alone")
