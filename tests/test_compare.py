@@ -39,7 +39,7 @@ from tunesmith.comparing.statistics import (
 from tunesmith.comparing.store import Store
 from tunesmith.comparing.work import FORKS, carry_out
 from tunesmith.engine.batches import epoch_steps
-from tunesmith.engine.loop import _usual
+from tunesmith.engine.loop import usual_step
 from tunesmith.evaluation.answers import Answers
 from tunesmith.run.prepare import on_disk, prepare
 
@@ -291,7 +291,7 @@ def test_flops_are_those_of_the_products(compared: Compared) -> None:
     more = cost["three"]["flops"] / cost["three"]["tokens"] - cost["two"]["flops"] / cost["two"]["tokens"]
     recipe = compared.recipes["two"]
     lengths = prepare(on_disk(recipe)).encoded["train"].lengths
-    step = _usual(epoch_steps(lengths, recipe.batch.rows, seed=0, epoch=0), lengths)
+    step = usual_step(epoch_steps(lengths, recipe.batch.rows, seed=0, epoch=0), lengths)
     counted = lengths[step[:: max(1, len(step) // 4)]]
     assert more == pytest.approx(6 * wider * len(counted) * counted.max() / counted.sum(), rel=0.05)
 

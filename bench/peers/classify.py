@@ -11,11 +11,11 @@ watch = meter.Meter()
 given = meter.job()
 
 import torch  # noqa: E402
+from marks import Marks  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
-    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
@@ -26,19 +26,6 @@ BEST = {
     "logging_strategy": "no",
     "per_device_eval_batch_size": 64,
 }
-
-
-class Marks(TrainerCallback):
-    """Tells the meter what happens."""
-
-    def on_train_begin(self, *_: object, **__: object) -> None:
-        watch.begin()
-
-    def on_step_end(self, *_: object, **__: object) -> None:
-        watch.step()
-
-    def on_evaluate(self, *_: object, metrics: dict[str, float], **__: object) -> None:
-        watch.validated(metrics["eval_loss"], metrics["eval_runtime"])
 
 
 class Rows(torch.utils.data.Dataset):
@@ -89,7 +76,7 @@ def train(prepare: Callable[[Any], Any], trainer: Callable[..., Any]) -> None:
     )
     rows, valid, test = (Rows(given[s], tokenizer, given["labels"]) for s in ("train", "valid", "test"))
     chosen = arguments(len(rows))
-    work = trainer(model, chosen, train_dataset=rows, eval_dataset=valid, callbacks=[Marks()],
+    work = trainer(model, chosen, train_dataset=rows, eval_dataset=valid, callbacks=[Marks(watch)],
                    data_collator=DataCollatorWithPadding(tokenizer))  # fmt: skip
     work.train()
     work.save_model()

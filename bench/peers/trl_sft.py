@@ -9,8 +9,9 @@ given = meter.job()
 
 import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402
+from marks import Marks  # noqa: E402
 from peft import LoraConfig  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
 watch.imported()
@@ -22,19 +23,6 @@ BEST = {
 }
 """TRL recomputes activations by default, which is slower and takes less memory. Cut anywhere, packed texts need no attention
 that a CPU does not have."""
-
-
-class Marks(TrainerCallback):
-    """Tells the meter what happens."""
-
-    def on_train_begin(self, *_: object, **__: object) -> None:
-        watch.begin()
-
-    def on_step_end(self, *_: object, **__: object) -> None:
-        watch.step()
-
-    def on_evaluate(self, *_: object, metrics: dict[str, float], **__: object) -> None:
-        watch.validated(metrics["eval_loss"], metrics["eval_runtime"])
 
 
 def table(path: str) -> Dataset:
@@ -69,7 +57,7 @@ def main() -> None:
         use_cpu=not torch.cuda.is_available(), **options,
     )  # fmt: skip
     trainer = SFTTrainer(model, arguments, train_dataset=train, eval_dataset=valid, processing_class=tokenizer,
-                         peft_config=config, callbacks=[Marks()])  # fmt: skip
+                         peft_config=config, callbacks=[Marks(watch)])  # fmt: skip
     trainer.train()
     trainer.save_model()
     loss = meter.judged(trainer.model, tokenizer, given["test"], given["length"])

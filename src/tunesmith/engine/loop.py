@@ -797,7 +797,7 @@ def flops(work: Work, rows: int = 4, *, trained: bool = False) -> tuple[int, int
         pass
     if loop.stream:
         loop.stream.still = True
-    step = _usual(epoch_steps(work.rows.lengths, work.rows_per_step, seed=work.seed, epoch=0), work.rows.lengths)
+    step = usual_step(epoch_steps(work.rows.lengths, work.rows_per_step, seed=work.seed, epoch=0), work.rows.lengths)
     if not loop.tuner.techniques:  # else as many validation rows come to it as a whole step has
         step = step[:: max(1, len(step) // rows)]
     counted = tokens = 0
@@ -812,7 +812,7 @@ def flops(work: Work, rows: int = 4, *, trained: bool = False) -> tuple[int, int
     return counted, tokens
 
 
-def _usual(steps: Sequence[np.ndarray], lengths: np.ndarray) -> np.ndarray:
+def usual_step(steps: Sequence[np.ndarray], lengths: np.ndarray) -> np.ndarray:
     """The step of middle length: operations a token grow with the length, and the first step has the longest row."""
     return sorted(steps, key=lambda step: float(lengths[step].mean()))[len(steps) // 2]
 
