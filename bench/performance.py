@@ -71,7 +71,7 @@ def ratios(known: dict[str, Any], peer: str, settings: str, weights: float) -> d
         found.setdefault("train_seconds", []).append(a["train_seconds"] / b["train_seconds"])
         found.setdefault("first_step_seconds", []).append(a["first_step_seconds"] / b["first_step_seconds"])
         found.setdefault("memory", []).append(memory(a, weights) / memory(b, weights))
-        if b["curve"] and known["case"]["kind"] != "chat":  # each counts other tokens of the template as the answer's
+        if b["curve"]:
             goal = b["curve"][-1][1]
             found.setdefault("to_loss", []).append(reached(a, goal) / reached(b, goal))
         if b["score"] is not None:
@@ -278,8 +278,8 @@ def page() -> str:
         "Written by `python bench/performance.py` from the results of `python bench/engine.py`. The same technique, base, rows, effective batch and "
         "number of epochs; every figure of a peer is *ours divided by theirs*, the median over rounds of runs made in turn in one process tree. "
         "Training is the time of the steps without validations. *To the peer's last loss* is the time until the validation loss is at the peer's "
-        "last one; a round in which ours never is counts as infinitely long. In chats each counts other tokens of the "
-        "template, so that it is left out. Memory is the highest resident memory of the process up to the last step, less its "
+        "last one; a round in which ours never is counts as infinitely long. In chats, of whose template each counts other tokens, one judge "
+        "gives both losses. Memory is the highest resident memory of the process up to the last step, less its "
         "libraries and the weights in fp32. *Plain PyTorch* is the limit: the same number of tokens as whole rectangles, "
         "without padding, validation or checkpoints, so a ratio over 1 against it is what a real run costs on top. The share of peak is useful tokens × "
         "counted FLOPs over the fastest matrix product measured between the runs; *training at 60%* is what our ratio would be if that share of "

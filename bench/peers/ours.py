@@ -74,7 +74,12 @@ def main() -> None:
 
         merged = run.save_pretrained(given["out"] + "/merged", form="merged")
         model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
-        score = -meter.judged(model, AutoTokenizer.from_pretrained(given["base"]), given["test"], given["length"])
+        tokenizer = AutoTokenizer.from_pretrained(given["base"])
+        score = -meter.judged(model, tokenizer, given["test"], given["length"])
+        own = min(loss for _, loss in watch.said["curve"])
+        away = abs(own - meter.judged(model, tokenizer, given["valid"], given["length"]))
+        if given["kind"] == "chat" and away > 0.01 * own:
+            raise SystemExit(f"our validation loss, {own:.3f}, is {away:.3f} from what the judge of all peers says")
     watch.tell(score=score, tokens=marks.tokens, dtype=str(run.results.get("run", {}).get("dtype", "auto")))
 
 

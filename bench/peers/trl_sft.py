@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import meter
 
 watch = meter.Meter()
@@ -56,8 +58,11 @@ def main() -> None:
         eval_strategy="steps", eval_steps=max(1, steps // given["validations"]), report_to="none", disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(), **options,
     )  # fmt: skip
+    judge = None
+    if given["kind"] == "chat":  # TRL counts what the template has after an answer's end mark, too
+        judge = partial(meter.judged, tokenizer=tokenizer, path=given["valid"], length=given["length"])
     trainer = SFTTrainer(model, arguments, train_dataset=train, eval_dataset=valid, processing_class=tokenizer,
-                         peft_config=config, callbacks=[Marks(watch)])  # fmt: skip
+                         peft_config=config, callbacks=[Marks(watch, judge)])  # fmt: skip
     trainer.train()
     trainer.save_model()
     loss = meter.judged(trainer.model, tokenizer, given["test"], given["length"])
