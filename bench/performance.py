@@ -74,6 +74,7 @@ def ratios(known: dict[str, Any], peer: str, settings: str, weights: float) -> d
         if b["curve"]:
             goal = b["curve"][-1][1]
             found.setdefault("to_loss", []).append(reached(a, goal) / reached(b, goal))
+            found.setdefault("above", []).append(a["curve"][-1][1] - goal)
         if b["score"] is not None:
             found.setdefault("score", []).append(a["score"] - b["score"])
     return {name: statistics.median(values) for name, values in found.items() if values}
@@ -123,7 +124,7 @@ def cell(found: dict[str, float], name: str, settings: str) -> str:
     if name not in found:
         return ""
     if math.isinf(found[name]):
-        return "not reached"
+        return f"not reached, {found['above']:.3f} above"
     goal = TARGETS.get(name, {}).get(settings)
     met = "" if goal is None else " (met)" if found[name] <= goal else f" (target {goal:.2f} missed)"
     return f"{found[name]:.2f}×{met}"
@@ -278,7 +279,7 @@ def page() -> str:
         "Written by `python bench/performance.py` from the results of `python bench/engine.py`. The same technique, base, rows, effective batch and "
         "number of epochs; every figure of a peer is *ours divided by theirs*, the median over rounds of runs made in turn in one process tree. "
         "Training is the time of the steps without validations. *To the peer's last loss* is the time until the validation loss is at the peer's "
-        "last one; a round in which ours never is counts as infinitely long. In chats, of whose template each counts other tokens, one judge "
+        "last one; a round in which ours never is counts as infinitely long, and how far above it ours ends is the median over rounds. In chats, of whose template each counts other tokens, one judge "
         "gives both losses. Memory is the highest resident memory of the process up to the last step, less its "
         "libraries and the weights in fp32. *Plain PyTorch* is the limit: the same number of tokens as whole rectangles, "
         "without padding, validation or checkpoints, so a ratio over 1 against it is what a real run costs on top. The share of peak is useful tokens × "
