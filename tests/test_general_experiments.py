@@ -58,6 +58,22 @@ def test_a_technique_is_held_against_each_rival() -> None:
     assert set(found.series) == {"technique", "poor", "good"}
 
 
+def test_losses_are_in_nats_and_a_mean_over_unlike_metrics_has_no_unit() -> None:
+    def plan(recipe: Asked, seed: int) -> Any:
+        better = 0.2 * (named(recipe) == "lora")
+        made = written(list(2.0 - better + 0.01 * np.arange(40) + 0.005 * seed))
+        made.cost = {}
+        return scored(0.5 + better, seed) if recipe.task == "intent" else made
+
+    lab: Any = PlantedLab(plan)
+    others = {"head": {"mask": "head"}}
+    both = rivals(lab, technique={"adapter": "lora"}, others=others, tasks=["spam", "intent"]).figures
+    assert [both[f"head.{n}difference"].unit for n in ("spam.", "intent.", "")] == ["nats", "points", ""]
+    assert both["head.spam.difference"].value == pytest.approx(0.2)
+    alone = rivals(lab, technique={"adapter": "lora"}, others=others, tasks=["spam"]).figures
+    assert alone["head.difference"].unit == "nats"
+
+
 @pytest.mark.parametrize("precision,shown", [("float32", True), ("bfloat16", False)])
 def test_memory_and_time_of_two_machines_are_not_compared(precision: str, shown: bool) -> None:
     def planted(recipe: Asked, seed: int) -> Any:

@@ -25,6 +25,17 @@ def times_over_seeds(logs: Sequence[float], about: str = "") -> Figure:
     return Figure(math.exp(found.value), low, high, [math.exp(v) for v in logs], "times", about)
 
 
+def unit_of(metric: str) -> str:
+    """The unit of a difference in a metric.
+
+    >>> unit_of("accuracy"), unit_of("loss"), unit_of("pearson")
+    ('points', 'nats', '')
+    """
+    from ..evaluation.wording import PERCENT
+
+    return "points" if metric in PERCENT else "nats" if metric == "loss" else ""
+
+
 def improvement(change: Effect, values: Sequence[float], unit: str = "", about: str = "") -> Figure:
     """A difference of two recipes, turned so that more is better."""
     sign = -1.0 if change.greater is False else 1.0
@@ -35,23 +46,21 @@ def improvement(change: Effect, values: Sequence[float], unit: str = "", about: 
 def difference(ours: Sequence[Any], theirs: Sequence[Any], about: str = "") -> Figure:
     """How much better ours is than theirs in their chief metric, results paired by seed and by row."""
     from ..comparing.statistics import effect
-    from ..evaluation.wording import PERCENT
 
     metric = ours[0].metric
     change = effect(metric, [r.answers for r in ours], [r.answers for r in theirs])
     values = [a.score - b.score for a, b in zip(ours, theirs, strict=True)]
-    return improvement(change, values, "points" if metric in PERCENT else "", f"{metric}, {about}")
+    return improvement(change, values, unit_of(metric), f"{metric}, {about}")
 
 
 def drawn_difference(ours: Sequence[Any], theirs: Sequence[Any], about: str = "") -> Figure:
     """How much better ours is than theirs where every seed has held-out rows of its own: the seeds' t interval holds both."""
     from ..evaluation.metrics import find
-    from ..evaluation.wording import PERCENT
 
     metric = ours[0].metric
     sign = 1.0 if find(metric).greater else -1.0
     values = [sign * (a.score - b.score) for a, b in zip(ours, theirs, strict=True)]
-    return over_seeds(values, "points" if metric in PERCENT else "", f"{metric}, {about}")
+    return over_seeds(values, unit_of(metric), f"{metric}, {about}")
 
 
 def spread_ratio(ours: float, theirs: float, freedom: tuple[float, float], about: str = "") -> Figure:

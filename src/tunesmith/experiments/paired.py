@@ -7,7 +7,7 @@ import numpy as np
 
 from ..comparing.statistics import combine, effect
 from . import Figure, Lab, Outcome
-from ._figures import machine
+from ._figures import machine, unit_of
 
 
 def paired(
@@ -47,10 +47,10 @@ def paired(
         values = [sign * (a.score - b.score) for a, b in zip(ours, theirs, strict=True)]
         low, high = sorted((sign * change.low, sign * change.high))
         about = f"{ours[0].metric}, {task}"
-        figures[f"{task}.difference"] = Figure(sign * change.value, low, high, values, "points", about)
+        figures[f"{task}.difference"] = Figure(sign * change.value, low, high, values, unit_of(ours[0].metric), about)
         series["technique"] += [[number, r.score] for r in ours]
         series["baseline"] += [[number, r.score] for r in theirs]
-    figures["difference"] = _mean(effects)
+    figures["difference"] = _mean(effects, {figures[f"{task}.difference"].unit for task in tasks})
     figures["spread"] = _spread(
         [found[2 * n] for n in range(len(tasks))], [found[2 * n + 1] for n in range(len(tasks))]
     )
@@ -66,8 +66,11 @@ COSTS = {
 }  # fmt: skip
 
 
-def _mean(effects: list[Any]) -> Figure:
-    """The mean over tasks; the tasks' errors are independent, their spread is not counted (the tasks are fixed)."""
+def _mean(effects: list[Any], units: set[str]) -> Figure:
+    """The mean over tasks, without a unit where theirs differ.
+
+    The tasks' errors are independent; how far the tasks lie apart is not counted (they are fixed).
+    """
     signs = [-1.0 if e.greater is False else 1.0 for e in effects]
     value = float(np.mean([s * e.value for s, e in zip(signs, effects, strict=True)]))
     error = math.sqrt(sum(e.error**2 for e in effects)) / len(effects)
@@ -76,7 +79,7 @@ def _mean(effects: list[Any]) -> Figure:
 
     reach = float(stats.t.ppf(0.975, freedom)) * error
     return Figure(value, value - reach, value + reach, [s * e.value for s, e in zip(signs, effects, strict=True)],
-                  "points", "mean over the tasks")  # fmt: skip
+                  units.pop() if len(units) == 1 else "", "mean over the tasks")  # fmt: skip
 
 
 def _spread(ours: list[Any], theirs: list[Any]) -> Figure:
