@@ -184,6 +184,14 @@ def test_a_fingerprint_holds_all_that_a_result_depends_on(recipe: recipes.Recipe
     assert of(recipe.updated({"rows": str(moved)})).fingerprint == same
 
 
+def test_what_is_off_counts_where_it_is_on_when_nothing_is_said() -> None:
+    from tunesmith.comparing import identity
+
+    alike = {"generate": {"chat": False, "separator": ""}}
+    assert identity._told({"task": alike, "sharded": False, "mask": None}) == {"task": alike}
+    assert identity._told({"task": alike}) != identity._told({"task": {"generate": {}}})
+
+
 def test_the_code_of_a_part_counts_and_its_comments_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tunesmith.comparing import identity
 

@@ -207,9 +207,13 @@ def _is_rate(line: ast.stmt) -> bool:
     return any(isinstance(target, ast.Name) and target.id == "rate" for target in targets)
 
 
+_AS_GIVEN = ("task",)
+"""Options that hold what a recipe says and no defaults: what is off there may be on where nothing is said."""
+
+
 def _told(value: Any) -> Any:
     """Without what is off, so that an option that is added later, and off, changes no identity."""
     if isinstance(value, Mapping):
-        told = {k: _told(v) for k, v in value.items()}
+        told = {k: v if k in _AS_GIVEN else _told(v) for k, v in value.items()}
         return {k: v for k, v in told.items() if v is not None and v is not False and v != [] and v != {} and v != ""}
     return [_told(v) for v in value] if isinstance(value, list | tuple) else value
