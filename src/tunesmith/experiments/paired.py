@@ -7,7 +7,7 @@ import numpy as np
 
 from ..comparing.statistics import combine, effect
 from . import Figure, Lab, Outcome
-from ._figures import machine, unit_of
+from ._figures import improvement, machine, unit_of
 
 
 def paired(
@@ -42,15 +42,14 @@ def paired(
     for number, task in enumerate(tasks):
         ours, theirs = found[2 * number], found[2 * number + 1]
         change = effect(ours[0].metric, [r.answers for r in ours], [r.answers for r in theirs])
-        sign = -1.0 if change.greater is False else 1.0
         effects.append(change)
-        values = [sign * (a.score - b.score) for a, b in zip(ours, theirs, strict=True)]
-        low, high = sorted((sign * change.low, sign * change.high))
-        about = f"{ours[0].metric}, {task}"
-        figures[f"{task}.difference"] = Figure(sign * change.value, low, high, values, unit_of(ours[0].metric), about)
+        values = [a.score - b.score for a, b in zip(ours, theirs, strict=True)]
+        metric = ours[0].metric
+        figures[f"{task}.difference"] = improvement(change, values, unit_of(metric), f"{metric}, {task}")
         series["technique"] += [[number, r.score] for r in ours]
         series["baseline"] += [[number, r.score] for r in theirs]
-    figures["difference"] = _mean(effects, {figures[f"{task}.difference"].unit for task in tasks})
+    units = {figure.unit for figure in figures.values()}
+    figures["difference"] = _mean(effects, units.pop() if len(units) == 1 else "")
     figures["spread"] = _spread(
         [found[2 * n] for n in range(len(tasks))], [found[2 * n + 1] for n in range(len(tasks))]
     )
@@ -66,8 +65,8 @@ COSTS = {
 }  # fmt: skip
 
 
-def _mean(effects: list[Any], units: set[str]) -> Figure:
-    """The mean over tasks, without a unit where theirs differ.
+def _mean(effects: list[Any], unit: str) -> Figure:
+    """The mean over tasks.
 
     The tasks' errors are independent; how far the tasks lie apart is not counted (they are fixed).
     """
@@ -79,7 +78,7 @@ def _mean(effects: list[Any], units: set[str]) -> Figure:
 
     reach = float(stats.t.ppf(0.975, freedom)) * error
     return Figure(value, value - reach, value + reach, [s * e.value for s, e in zip(signs, effects, strict=True)],
-                  units.pop() if len(units) == 1 else "", "mean over the tasks")  # fmt: skip
+                  unit, "mean over the tasks")  # fmt: skip
 
 
 def _spread(ours: list[Any], theirs: list[Any]) -> Figure:
