@@ -61,6 +61,16 @@ def reached(run: dict[str, Any], loss: float) -> float:
     return math.inf
 
 
+def end(run: dict[str, Any], known: dict[str, Any]) -> float | None:
+    """Seconds from the start of a process until the model is trained, tested and saved.
+
+    Older runs kept the whole of the process, which is the same where no judge of losses took part.
+    """
+    whole = run.get("whole_seconds") if known["case"]["kind"] == "classify" else None
+    found: float | None = run.get("end_seconds", whole)
+    return found
+
+
 def ratios(known: dict[str, Any], peer: str, settings: str, weights: float) -> dict[str, float]:
     """Ours over theirs, the median over rounds."""
     ours = {r["seed"]: r for r in known["runs"] if r["peer"] == "tunesmith"}
@@ -70,6 +80,8 @@ def ratios(known: dict[str, Any], peer: str, settings: str, weights: float) -> d
     for a, b in pairs:
         found.setdefault("train_seconds", []).append(a["train_seconds"] / b["train_seconds"])
         found.setdefault("first_step_seconds", []).append(a["first_step_seconds"] / b["first_step_seconds"])
+        if peer != "plain" and (here := end(a, known)) and (there := end(b, known)):
+            found.setdefault("end", []).append(here / there)
         found.setdefault("memory", []).append(memory(a, weights) / memory(b, weights))
         if b["curve"]:
             goal = b["curve"][-1][1]
@@ -85,8 +97,8 @@ def table(known: dict[str, Any], weights: float) -> list[str]:
     kind = known["case"]["kind"]
     score = "accuracy" if kind == "classify" else "loss"
     lines = [
-        f"| | training | to the peer's last loss | memory above weights | start to first step | tokens/s | share of peak | training at {SHARE_OF_PEAK:.0%} | {score} |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| | training | to the peer's last loss | memory above weights | start to first step | start to end | tokens/s | share of peak | training at {SHARE_OF_PEAK:.0%} | {score} |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for peer, settings in turns(known["case"]):
         runs = [r for r in known["runs"] if (r["peer"], r["settings"]) == (peer, settings)]
@@ -100,13 +112,15 @@ def table(known: dict[str, Any], weights: float) -> list[str]:
         said = f"{statistics.mean(scores):.3f} ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
         if peer == "tunesmith":
             seconds = statistics.median(r["train_seconds"] for r in runs)
+            ends = [whole for r in runs if (whole := end(r, known)) is not None]
             shown = [f"{seconds:.1f} s", "", f"{statistics.median(memory(r, weights) for r in runs) / 2**20:.0f} MB",
-                     f"{statistics.median(r['first_step_seconds'] for r in runs):.1f} s"]  # fmt: skip
+                     f"{statistics.median(r['first_step_seconds'] for r in runs):.1f} s",
+                     f"{statistics.median(ends):.1f} s" if ends else ""]  # fmt: skip
         else:
             found = ratios(known, peer, settings, weights)
             shown = [
                 cell(found, name, "" if peer == "plain" else settings)
-                for name in ("train_seconds", "to_loss", "memory", "first_step_seconds")
+                for name in ("train_seconds", "to_loss", "memory", "first_step_seconds", "end")
             ]
         who = NAMES[peer] if peer in ("tunesmith", "plain") else f"ours / {NAMES[peer]}, {settings}"
         goal = (
@@ -281,7 +295,9 @@ def page() -> str:
         "Training is the time of the steps without validations. *To the peer's last loss* is the time until the validation loss is at the peer's "
         "last one; a round in which ours never is counts as infinitely long, and how far above it ours ends is the median over rounds. In chats, of whose template each counts other tokens, one judge "
         "gives both losses. Memory is the highest resident memory of the process up to the last step, less its "
-        "libraries and the weights in fp32. *Plain PyTorch* is the limit: the same number of tokens as whole rectangles, "
+        "libraries and the weights in fp32. *Start to end* is from the start of the process until the model is trained, tested and saved; ours also "
+        "measures the untuned base and proves in a process of its own that what was saved answers as what was trained. "
+        "*Plain PyTorch* is the limit: the same number of tokens as whole rectangles, "
         "without padding, validation or checkpoints, so a ratio over 1 against it is what a real run costs on top. The share of peak is useful tokens × "
         "counted FLOPs over the fastest matrix product measured between the runs; *training at 60%* is what our ratio would be if that share of "
         "the peak were ours: where it is above a target, even that share would miss it. On a processor whose bf16 products are slower than "

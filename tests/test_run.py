@@ -114,6 +114,19 @@ def test_every_task_runs_whole(
     assert run.evaluate(rows[:40])["rows"] == 40
 
 
+@pytest.mark.parametrize("tokens", [512, 40, 1])
+def test_a_proof_reads_eight_rows_or_as_many_as_fit(
+    tokens: int, bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a first row that is longer than all tokens of a proof one is read."""
+    monkeypatch.setattr("tunesmith.run.carry_out.PROBE_TOKENS", tokens)
+    run = ts.tune(rows_of("lm"), base=str(bases["llama"]), out=tmp_path, name="r", **FAST)
+    read = json.loads((run.folder / "probe" / "rows.json").read_text(encoding="utf-8"))
+    used = sum(row["length"] for row in read)
+    assert len(read) == {512: 8, 1: 1}.get(tokens, len(read)) and (used <= tokens or len(read) == 1)
+    assert json.loads((run.folder / "proof.json").read_text(encoding="utf-8"))["largest_relative_difference"] <= 1e-5
+
+
 def test_a_run_is_repeated_to_the_bit(bases: dict[str, Path], tmp_path: Path) -> None:
     weights = []
     for name in ("a", "b"):

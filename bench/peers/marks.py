@@ -26,4 +26,5 @@ class Marks(TrainerCallback):
         began, loss = time.perf_counter(), metrics["eval_loss"]
         if self.judge is not None:
             loss = self.judge(model)
+            self.watch.judging(time.perf_counter() - began)
         self.watch.validated(loss, metrics["eval_runtime"] + time.perf_counter() - began)

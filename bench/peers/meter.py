@@ -69,8 +69,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.said: dict[str, Any] = {"curve": []}
-        self._aside = 0.0
-        self._begun = 0.0
+        self._aside = self._judging = self._begun = 0.0
 
     def imported(self) -> None:
         """Everything is imported."""
@@ -101,7 +100,16 @@ class Meter:
         self._aside += seconds
         self.said["curve"].append([self.seconds, loss])
 
+    def judging(self, seconds: float) -> None:
+        """A judge that only this comparison needs took so long."""
+        self._judging += seconds
+
+    def end(self) -> None:
+        """What a user waits for is done: trained, tested and saved."""
+        self.said.setdefault("end_seconds", time.time() - STARTED - self._judging)
+
     def tell(self, **more: Any) -> None:
         """Hand the figures back on stdout's last line."""
-        self.said |= {"whole_seconds": time.time() - STARTED, "versions": _versions(), **more}
+        self.end()
+        self.said |= {"versions": _versions(), **more}
         print("\n" + json.dumps(self.said), flush=True)

@@ -67,6 +67,7 @@ def main() -> None:
         checks={"validations": given["validations"], "generate": 0},
         optimizer=["clip_norm", {"adamw": {"lr": given["rate"], "weight_decay": 0.0}}], **techniques[given["technique"]],
     )  # fmt: skip
+    watch.end()
     if given["kind"] == "classify":
         score = run.results["tuned"]["accuracy"]["value"]
     else:

@@ -53,7 +53,10 @@ STEPS = "steps.safetensors"
 """The log of a run's steps, where its weights follow from base and log."""
 
 PROBE_ROWS = 8
-"""Rows on which a saved model is compared with the one in memory."""
+"""Rows at most on which a saved model is compared with the one in memory."""
+
+PROBE_TOKENS = 512
+"""Tokens at most of these rows, but for a first row that is longer: a language model reads its rows twice for it."""
 
 
 @dataclass
@@ -637,7 +640,8 @@ def save_tokenizer(reader: Any, host: Host, target: Path, *, chats: bool) -> Non
 def _write_probe(made: Trained, folder: Path) -> None:
     """Some encoded test rows and what the model says of them in fp32, for a reloaded one to be compared with."""
     test = made.prepared.encoded["test"]
-    records = [{**r, "row": i} for i, r in enumerate(test.take(np.arange(min(PROBE_ROWS, len(test)))))]
+    fit = int((np.cumsum(test.lengths[:PROBE_ROWS]) <= PROBE_TOKENS).sum())
+    records = [{**r, "row": i} for i, r in enumerate(test.take(np.arange(max(1, fit))))]
     with atomic_folder(folder) as target:
         write_json(target / "rows.json", records)
         save_file(probe_outputs(made.reading, records), target / "outputs.safetensors")
