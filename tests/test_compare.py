@@ -184,12 +184,16 @@ def test_a_fingerprint_holds_all_that_a_result_depends_on(recipe: recipes.Recipe
     assert of(recipe.updated({"rows": str(moved)})).fingerprint == same
 
 
-def test_what_is_off_counts_where_it_is_on_when_nothing_is_said() -> None:
-    from tunesmith.comparing import identity
-
-    alike = {"generate": {"chat": False, "separator": ""}}
-    assert identity._told({"task": alike, "sharded": False, "mask": None}) == {"task": alike}
-    assert identity._told({"task": alike}) != identity._told({"task": {"generate": {}}})
+def test_what_is_off_counts_where_it_is_on_when_nothing_is_said(bases: dict[str, Path], tmp_path: Path) -> None:
+    rows = [{"prompt": f"what is {i}?", "completion": str(i)} for i in range(40)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    shown = {"base": str(bases["llama"]), "rows": str(path), "task": {"generate": {}}}
+    given = recipes.make({**shown, "length": {"max": 40}})
+    of = Identities().of
+    said = of(given.updated({"task": {"generate": {"chat": False}}}))
+    assert said.fingerprint != of(given).fingerprint
+    assert of(given.updated({"packing": False})).fingerprint == of(given).fingerprint
 
 
 def test_the_code_of_a_part_counts_and_its_comments_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
