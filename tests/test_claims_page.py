@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 import subprocess
@@ -161,13 +162,37 @@ def test_a_number_names_all_claims_of_its_paper() -> None:
         of_paper(OURS, "lara")
 
 
-@pytest.mark.parametrize("script", ["evidence.py", "adapters_page.py", "planning_page.py", "performance.py"])
+PAGES = ["evidence.py", "adapters_page.py", "planning_page.py", "performance.py", "robust.py", "few_shot.py --render"]
+
+
+@pytest.mark.parametrize("script", PAGES)
 def test_pages_say_what_the_files_say(script: str) -> None:
     """The README's table and the pages of figures are those that the stored results give."""
     root = OURS.parent
-    command = [sys.executable, str(root / "bench" / script), "--check"]
+    name, *options = script.split()
+    command = [sys.executable, str(root / "bench" / name), *options, "--check"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_way_wins_by_seeds_in_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lead over the next way, seed by seed; in context is measured at the fewest labels and stands for all."""
+    monkeypatch.syspath_prepend(str(OURS.parent / "bench"))
+    page = importlib.import_module("few_shot")
+
+    def cells(*accuracies: float) -> list[dict[str, Any]]:
+        return [{"seed": seed, "accuracy": value} for seed, value in enumerate(accuracies)]
+
+    found = {
+        ("trec", "in context", 8): cells(0.5, 0.6, 0.7), ("trec", "head", 8): cells(0.4, 0.5, 0.61),
+        ("trec", "head", 16): cells(0.5, 0.7, 0.6), ("trec", "cloze", 16): cells(0.3), ("sms-spam", "head", 16): cells(0.9, 0.9),
+    }  # fmt: skip
+    table = page.winners(found)
+    assert [line for line in table if line.startswith(("| 8 |", "| 16 |"))] == [
+        "| 8 | in context, 9.7 ± 1.4 before head |  |  |  |",
+        "| 16 | undecided: in context, 0.0 ± 24.8 before head |  |  |  |",
+    ]
+    assert page.winners({}) == []
 
 
 def test_claims_run_goes_on_when_one_cannot_be_run(
