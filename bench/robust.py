@@ -200,7 +200,8 @@ def page(results: Found) -> str:
         f"Tuned on {TRAINED} rows. Accuracy in per cent on {ROWS} held-out rows as they are, with typing mistakes in 30 % of the words, and in capitals "
         "or small letters alone; and on 60 rows whose words an attack swaps until the answer is wrong. In brackets the "
         "difference in points from the technique above without the term, paired by seed, with its 95 % interval; bold "
-        "where it leaves out 0. Every term has its default weight, every technique the rate that was tuned for its baseline."
+        "where it leaves out 0; a line with one seed has none and decides nothing. Every term has its default weight, every "
+        "technique the rate that was tuned for its baseline."
     )
     for task, base in WHERE:
         if own := table(results, task, base).splitlines()[2:]:
