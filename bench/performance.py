@@ -247,7 +247,7 @@ def size_parts() -> list[str]:
         "## The size of a micro-batch",
         "Milliseconds a token, and what the plan says that a training step holds above the weights, by the most tokens that go through the model at "
         f"a time (`python bench/micro_batches.py`; {known['processor']}, {known['threads']} threads, commit {known['commit']}). A recipe that "
-        f"leaves `batch.tokens` open has {most_tokens('cpu'):,} on a CPU.",
+        f"leaves `batch.tokens` open has {most_tokens('cpu', writes=False):,} on a CPU, and {most_tokens('cpu', writes=True):,} where the model writes.",
         "\n".join(lines),
     ]
 

@@ -9,17 +9,24 @@ import numpy as np
 WINDOW = 64
 """Steps whose rows are sorted by length together: long enough that little is padded, short enough to stay random."""
 
-_MOST_TOKENS_ON_CPU, _MOST_TOKENS = 1024, 8192
+_ON_CPU, _WRITING_ON_CPU, _MOST_TOKENS = 512, 1024, 8192
 
 
-def most_tokens(device: str) -> int:
+def most_tokens(device: str, *, writes: bool) -> int:
     """Most tokens of a micro-batch where a recipe leaves it open.
 
-    On a CPU a token of 1,024 takes a sixth longer than one of 4,096 where all weights of an encoder are tuned and no longer
-    elsewhere, and 1,024 take a quarter to two thirds of the memory (``bench/micro_batches.json``, docs/performance.md). A GPU
-    has to be given more at a time to be busy; its figure is not measured.
+    On a CPU the activations of 512 tokens take half the memory of those of 1,024, for up to a tenth more time a token
+    (``bench/micro_batches.json``, docs/performance.md); steps of few and short rows are not cut at all. A model that writes
+    has 1,024, since each micro-batch goes over the whole matrix of its vocabulary. A GPU has to be given more at a time to
+    be busy; its figure is not measured.
+
+    Args:
+        device: type of the device.
+        writes: whether the model has a word for each token, so that its outputs are as wide as its vocabulary.
     """
-    return _MOST_TOKENS_ON_CPU if device == "cpu" else _MOST_TOKENS
+    if device != "cpu":
+        return _MOST_TOKENS
+    return _WRITING_ON_CPU if writes else _ON_CPU
 
 
 def epoch_steps(lengths: np.ndarray, rows: int, *, seed: int, epoch: int) -> list[np.ndarray]:

@@ -41,7 +41,7 @@ class Reading:
     host: Host
     collate: Collate
     head: str
-    tokens: int = most_tokens("cpu")
+    tokens: int = most_tokens("cpu", writes=True)
     dtype: torch.dtype = torch.float32
     terms: Sequence[Loss] = ()
 

@@ -50,7 +50,7 @@ class Writer:
         pad = reader.tokenizer.pad_token_id
         collate = collator(task, pad if pad is not None else 0)
         head = task.head(reader.architecture)
-        self.reading = Reading(host, collate, head, most_tokens(device().type), pick(precision, device()))
+        self.reading = Reading(host, collate, head, most_tokens(device().type, writes=True), pick(precision, device()))
         self.host = host
 
     @classmethod

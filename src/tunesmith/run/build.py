@@ -14,6 +14,7 @@ import torch
 from .. import artefacts
 from ..engine import cloze
 from ..engine.batches import most_tokens
+from ..engine.chunked import WRITES
 from ..engine.loop import Budget, Loop, Work
 from ..engine.step import ROW_HEADS, Step
 from ..engine.step_log import StepLog, replay
@@ -33,9 +34,9 @@ def device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def micro_batch(recipe: Recipe) -> int:
-    """Most tokens that go through the model at a time: as the recipe says, or what the device is fastest with."""
-    return recipe.batch.tokens or most_tokens(device().type)
+def micro_batch(recipe: Recipe, head: str) -> int:
+    """Most tokens that go through the model at a time: as the recipe says, or what stands for the device and the head."""
+    return recipe.batch.tokens or most_tokens(device().type, writes=head in WRITES)
 
 
 def in_one_piece(gradient: Gradient, terms: Sequence[Loss]) -> bool:

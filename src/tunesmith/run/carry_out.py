@@ -336,7 +336,7 @@ def _begin(prepared: Prepared, folder: Path, make: Callable[..., Host] = make_ho
     scale = _scale(prepared, host) if task.name == "regress" else Scale()
     collate = _scaled(collator(task, pad if pad is not None else 0), scale)
     dtype = pick(recipe.precision, device())
-    reading = Reading(host, collate, prepared.head, tokens=micro_batch(recipe), dtype=dtype)
+    reading = Reading(host, collate, prepared.head, tokens=micro_batch(recipe, prepared.head), dtype=dtype)
     if host.packs and make is make_host:
         packed.check(reading, prepared.encoded["train"])
     return Trained(prepared, host, reading, scale, folder)

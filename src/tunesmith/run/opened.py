@@ -154,7 +154,7 @@ class Run:
         pad, head = self.reader.tokenizer.pad_token_id, self.task.head(self.base.architecture)
         return Reading(
             self.host, collator(self.task, pad if pad is not None else 0), head,
-            tokens=micro_batch(self.recipe), dtype=pick(self.recipe.precision, device()),
+            tokens=micro_batch(self.recipe, head), dtype=pick(self.recipe.precision, device()),
             terms=load_terms(self.recipe, self.host, head, self.artefact),
         )  # fmt: skip
 

@@ -111,7 +111,7 @@ def _trace(prepared: Prepared, recipe: Recipe) -> tuple[Footprint, Any]:
 def _precise(recipe: Recipe, machine: Machine) -> Recipe:
     """The recipe with its precision decided, and its micro-batch where the machine is another than this."""
     if machine.gpu and not machine.here and recipe.batch.tokens is None and not _in_one_piece(recipe):
-        recipe = recipe.updated({"batch": {**recipe.batch.model_dump(), "tokens": most_tokens("cuda")}})
+        recipe = recipe.updated({"batch": {**recipe.batch.model_dump(), "tokens": most_tokens("cuda", writes=True)}})
     if recipe.precision != "auto":
         return recipe
     half = machine.gpu if not machine.here else str(pick("auto", device())) == "torch.bfloat16"
@@ -165,7 +165,7 @@ def _smaller(prepared: Prepared, recipe: Recipe, made: Plan, options: Mapping[st
     """The largest micro-batch that fits, between the longest row alone and the recipe's; the smallest where none does."""
     if _in_one_piece(recipe):
         return
-    now = min(micro_batch(recipe), made.footprint.rows * made.footprint.length)
+    now = min(micro_batch(recipe, prepared.head), made.footprint.rows * made.footprint.length)
     least = max(FEWEST_TOKENS, int(prepared.encoded["train"].lengths.max()))
     if least >= now:
         return
