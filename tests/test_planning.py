@@ -21,6 +21,7 @@ from tunesmith.planning import machine
 from tunesmith.planning.machine import Machine
 from tunesmith.planning.trace import Trace
 from tunesmith.run import planned
+from tunesmith.run.build import micro_batch
 from tunesmith.run.carry_out import _begin, _work
 from tunesmith.run.prepare import on_disk, prepare
 
@@ -131,7 +132,7 @@ def test_a_plan_knows_what_is_left_out(chat_file: Path, bases: dict[str, Path]) 
 def test_a_micro_batch_that_is_left_open_is_the_devices(
     rows_file: Path, bases: dict[str, Path], tmp_path: Path
 ) -> None:
-    """1,024 tokens on a CPU; what the recipe says where it says something; the whole step where its rows belong together."""
+    """512 tokens on a CPU, 1,024 where it writes; what a recipe says; the whole step where its rows belong together."""
 
     def tokens(**options: Any) -> tuple[int, int]:
         begun = _begin(prepare(on_disk(made(rows_file, bases["bert"], **{"batch.rows": 200, **options}))), tmp_path)
@@ -139,10 +140,11 @@ def test_a_micro_batch_that_is_left_open_is_the_devices(
         return begun.reading.tokens, work.tokens
 
     longest = max(len(line) for line in rows_file.read_text(encoding="utf-8").splitlines())
-    assert tokens() == (1024, 1024) and tokens(**{"batch.tokens": 77}) == (77, 77)
+    assert tokens() == (512, 512) and tokens(**{"batch.tokens": 77}) == (77, 77)
+    assert micro_batch(made(rows_file, bases["bert"]), "causal-lm") == 1024
     for whole in ({"gradient": "lomo", "optimizer": "sgd"}, {"loss": ["cross_entropy", "supervised_contrastive"]}):
         reads, trains = tokens(**whole)
-        assert reads == 1024 < trains <= 200 * longest
+        assert reads == 512 < trains <= 200 * longest
         assert tokens(**whole, **{"batch.tokens": 77}) == (77, 77)
 
 

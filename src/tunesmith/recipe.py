@@ -109,8 +109,8 @@ class Batch(_Strict):
     rows: Count = Field(default=32, description="rows of one optimizer step: the effective batch")
     tokens: Count | None = Field(
         default=None,
-        description="most tokens in one micro-batch; changes memory and speed, not the result; None takes what the device "
-        "is fastest with, 1,024 on a CPU and 8,192 on a GPU",
+        description="most tokens in one micro-batch; changes memory and speed, not the result; None takes what suits the "
+        "device: 512 on a CPU (1,024 for a model that writes) and 8,192 on a GPU",
     )
 
 
