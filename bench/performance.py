@@ -254,7 +254,7 @@ def size_parts() -> list[str]:
 
 def tried(found: Mapping[str, list[dict[str, Any]]], label: str) -> tuple[str, str]:
     """Memory of a variant, and its time against the first one's."""
-    runs = found[label]
+    runs = found.get(label)
     if not runs:
         return "", ""
     if "failed" in runs[0]:
@@ -272,16 +272,17 @@ def tried_parts() -> list[str]:
     results = {name: found for name, found in known["results"].items() if next(iter(found.values()))}
     head = cells("", *(f"{name}: {what}" for name in results for what in ("memory", "time")))
     lines = [head, "|---" * (2 * len(results) + 1) + "|"]
-    for label in next(iter(results.values())):
+    for label in dict.fromkeys(label for found in results.values() for label in found):
         lines.append(cells(label, *(cell for found in results.values() for cell in tried(found, label))))
     rounds = ", ".join(f"{name} {len(next(iter(found.values())))}" for name, found in results.items())
+    commits = ", ".join(sorted(set(known["commits"].values())))
     return [
         "## What was tried",
         "The first steps of our own training, each variant in processes of its own (`python bench/tried.py`): the highest resident memory above "
         "that before the first step, weights that are first touched then among it, and the time a token against the first line (median of rounds: "
-        f"{rounds}; {known['processor']}, {known['threads']} threads, commit {known['commit']}). Of the memory that is missing to the targets "
+        f"{rounds}; {known['processor']}, {known['threads']} threads, commit {commits}). Of the memory that is missing to the targets "
         "much is not of tensors: a CPU's allocator (here glibc's) keeps what is let go, in pieces that the next tensors do not fit. *Everything given back* "
-        "is close to what tensors alone take; a recipe with a limit (`memory`) trains so.",
+        "is close to what tensors alone take; a recipe with a limit (`memory`) trains so. *Frozen weights in int8* are those of linear layers, kept by torchao.",
         "\n".join(lines),
     ]
 

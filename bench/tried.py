@@ -1,10 +1,12 @@
 """What was tried to make a step take less time and the process less memory, and what each comes to.
 
-    python bench/tried.py
+    python bench/tried.py [--only film-lora]
 
 The first steps of two cases of ``bench/engine.py``, each variant in processes of its own, in turn: the highest resident memory
 above what the process held before the first step, and the time a token. What the tensors alone take is close to what the
-process holds where every piece goes back to the system at once (``everything given back``). Writes ``bench/tried.json``.
+process holds where every piece goes back to the system at once (``everything given back``). Frozen weights in int8 take the
+library torchao, which the project does not need otherwise. Writes ``bench/tried.json``; of a case that is not asked for
+nothing changes.
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "everything given back": {"keep": "nothing"},
     "micro-batches of 512 tokens": {"tokens": 512},
+    "micro-batches of 1,024 tokens": {"tokens": 1024},
+    "frozen weights in int8": {"int8": True},
     "no cache of small pieces": {"tunables": "glibc.malloc.tcache_count=0"},
     "huge pages": {"tunables": "glibc.malloc.hugetlb=1"},
     "attention by PyTorch alone": {"attention": False},
@@ -74,12 +78,21 @@ def one(name: str, variant: dict[str, Any]) -> dict[str, float]:
         work = replace(work, tokens=variant.get("tokens", work.tokens))
         if variant.get("compiled"):
             work.host.model.compile(dynamic=True)
+        if variant.get("int8"):
+            rest_in_int8(work.host.model)
         loop = (Later if variant.get("later") else Loop)(work, device())
         before, start, tokens = high_water(reset=True), 0.0, 0
         for event in itertools.islice((e for e in loop if e["event"] == "step"), STEPS[name]):
             tokens += event["tokens"] if start else 0
             start = start or time.perf_counter()  # the first step makes what is made once
         return {"bytes": high_water() - before, "seconds_per_token": (time.perf_counter() - start) / tokens}
+
+
+def rest_in_int8(model: torch.nn.Module) -> None:
+    """Keep what does not train of the linear layers in 8 bits, a scale a row, as torchao does it."""
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    quantize_(model, Int8WeightOnlyConfig(), lambda m, _: isinstance(m, torch.nn.Linear) and not m.weight.requires_grad)
 
 
 LIMIT = 240
@@ -106,20 +119,24 @@ def main() -> None:
     """Measure every variant in turn and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="*", default=list(STEPS), choices=STEPS, help="cases")
     given = parser.parse_args()
     if given.one:
         print(json.dumps(one(given.one[0], VARIANTS[given.one[1]])))
         return
-    known: dict[str, Any] = {"commit": commit(), "processor": processor(), "threads": os.cpu_count(), "steps": STEPS}
-    results: dict[str, dict[str, list[dict[str, Any]]]] = {name: {label: [] for label in VARIANTS} for name in STEPS}
-    for name in STEPS:
+    known = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {"commits": {}, "results": {}}
+    known |= {"processor": processor(), "threads": os.cpu_count(), "steps": STEPS}
+    for name in given.only:
+        results: dict[str, list[dict[str, Any]]] = {label: [] for label in VARIANTS}
         for _ in range(ROUNDS[name]):
-            for label, runs in results[name].items():
+            for label, runs in results.items():
                 if runs and "failed" in runs[0]:
                     continue
                 runs.append(found := apart(name, label))
                 print(f"{name:10} {label:28} {found}", flush=True)
-        OUT.write_text(json.dumps({**known, "results": results}, indent=1) + "\n", encoding="utf-8")
+        known["results"][name] = results
+        known["commits"][name] = commit()
+        OUT.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
