@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tunesmith.models import quick
+from tunesmith.models import entrywise, quick
 from tunesmith.models.bases import load, resolve
 
 Shape = tuple[int, int, int, int, int]
@@ -132,3 +135,86 @@ def test_a_model_is_what_it_was(bases: dict[str, Path], name: str, head: str) ->
 
 def loaded(path: Path, head: str) -> nn.Module:
     return load(resolve(path), head, labels=["a", "b"] if "class" in head else None).model
+
+
+# ---------------------------------------------------------------------- entry by entry
+
+WHERE = {"T5LayerNorm": "t5", "SmolLM3RMSNorm": "smollm3", "SmolLM3MLP": "smollm3", "Phi3RMSNorm": "phi3"}
+
+
+def theirs(name: str) -> type[nn.Module]:
+    """A class of transformers by its name."""
+    family = WHERE.get(name, name.removesuffix("RMSNorm").removesuffix("MLP").lower())
+    found: type[nn.Module] = getattr(import_module(f"transformers.models.{family}.modeling_{family}"), name)
+    return found
+
+
+def gated(name: str, act: str) -> nn.Module:
+    config = SimpleNamespace(
+        hidden_size=12, intermediate_size=20, hidden_act=act, hidden_activation=act, mlp_bias=False, bias=False
+    )
+    return theirs(name)(config)
+
+
+def compared(module: nn.Module, x: Tensor) -> None:
+    """Output and all gradients against the module as it came; the gradient that comes back is not contiguous."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) / 4)
+    quicker = copy.deepcopy(module)
+    holder = nn.Sequential(quicker)
+    entrywise.quicken(holder)
+    assert type(quicker) is not type(module) and isinstance(quicker, type(module))
+    assert list(holder.state_dict()) == [f"0.{name}" for name in module.state_dict()]
+    towards = torch.randn(x.shape[1], x.shape[0], 12).transpose(0, 1)
+    for precision in (torch.float32, torch.bfloat16):
+        found = []
+        for one in (module, quicker):
+            mine = x.to(precision).requires_grad_()
+            one.zero_grad()
+            with torch.autocast("cpu", enabled=precision == torch.bfloat16):
+                output = one(mine)
+            tensors = [mine, *one.parameters()]
+            found.append([output, *torch.autograd.grad(output, tensors, towards.to(output.dtype))])
+        least = 1e-5 if precision == torch.float32 else 0.02
+        assert precision == torch.bfloat16 or torch.equal(found[0][0], found[1][0])
+        for a, b in zip(*found, strict=True):
+            assert a.dtype == b.dtype and (a - b).detach().float().norm() <= least * a.detach().float().norm()
+
+
+@pytest.mark.parametrize("name", entrywise.NORMS)
+def test_a_norm_and_its_gradients_are_those_of_transformers(name: str) -> None:
+    torch.manual_seed(0)
+    compared(theirs(name)(12), 3 * torch.randn(2, 5, 12) + 0.5)
+
+
+@pytest.mark.parametrize("act", ["silu", "gelu_pytorch_tanh"])
+@pytest.mark.parametrize("name", entrywise.GATED)
+def test_a_gated_layer_and_its_gradients_are_those_of_transformers(name: str, act: str) -> None:
+    torch.manual_seed(0)
+    compared(gated(name, act), torch.randn(2, 5, 12))
+
+
+def test_what_a_gate_can_compute_again_is_not_kept() -> None:
+    def kept(module: nn.Module) -> int:
+        sizes: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            sizes[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            module(x)
+        return sum(sizes.values())
+
+    torch.manual_seed(0)
+    module, x = gated("LlamaMLP", "silu").requires_grad_(False), torch.randn(2, 5, 12, requires_grad=True)
+    before = kept(module)
+    entrywise.quicken(nn.Sequential(module))
+    assert before - kept(module) == 2 * 5 * 20
+
+
+def test_a_gate_of_another_kind_stays() -> None:
+    module = gated("LlamaMLP", "relu")
+    entrywise.quicken(nn.Sequential(module))
+    assert type(module) is theirs("LlamaMLP")

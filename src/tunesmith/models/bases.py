@@ -198,11 +198,12 @@ def sketch(info: BaseInfo, head: str, *, labels: Sequence[str] | None = None, pr
 
 
 def _quicken(model: PreTrainedModel) -> None:
-    from . import attention, quick
+    from . import attention, entrywise, quick
 
     with quiet():
         attention.use(model)
     quick.quicken(model)
+    entrywise.quicken(model)
 
 
 def _not_stored(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]) -> set[str]:

@@ -56,12 +56,17 @@ def attends(query: Tensor, key: Tensor, mask: Tensor | None, named: dict[str, An
         and _precision(query) in (torch.float32, torch.bfloat16)
         and torch.is_grad_enabled()
         and (query.requires_grad or key.requires_grad)
-        and torch.backends.cuda.flash_sdp_enabled()  # where only PyTorch's plain kernel is allowed, it is meant
+        and not plainly()
         and (key.shape[2] <= LONGEST or bool(named.get("dropout")))
         and query.shape[1] % key.shape[1] == 0
         and not (mask is not None and mask.requires_grad)
         and all(named.get(name) is None for name in ("position_bias", "softcap", "cache"))
     )
+
+
+def plainly() -> bool:
+    """Whether only PyTorch's plain kernel of attention is allowed: a gradient's gradient or a forward derivative is wanted."""
+    return not torch.backends.cuda.flash_sdp_enabled()
 
 
 def _precision(query: Tensor) -> torch.dtype:
