@@ -274,15 +274,18 @@ def tried_parts() -> list[str]:
     lines = [head, "|---" * (2 * len(results) + 1) + "|"]
     for label in dict.fromkeys(label for found in results.values() for label in found):
         lines.append(cells(label, *(cell for found in results.values() for cell in tried(found, label))))
-    rounds = ", ".join(f"{name} {len(next(iter(found.values())))}" for name, found in results.items())
+    first = {name: next(iter(found.values())) for name, found in results.items()}
+    rounds = ", ".join(f"{name} {len(runs)}" for name, runs in first.items())
+    tokens = ", ".join(f"{name} {runs[0]['tokens']:,}" for name, runs in first.items())
     commits = ", ".join(sorted(set(known["commits"].values())))
     return [
         "## What was tried",
         "The first steps of our own training, each variant in processes of its own (`python bench/tried.py`): the highest resident memory above "
         "that before the first step, weights that are first touched then among it, and the time a token against the first line (median of rounds: "
-        f"{rounds}; {known['processor']}, {known['threads']} threads, commit {commits}). Of the memory that is missing to the targets "
+        f"{rounds}; {known['processor']}, {known['threads']} threads, commit {commits}; tokens of a micro-batch "
+        f"then: {tokens}). Of the memory that is missing to the targets "
         "much is not of tensors: a CPU's allocator (here glibc's) keeps what is let go, in pieces that the next tensors do not fit. *Everything given back* "
-        "is close to what tensors alone take; a recipe with a limit (`memory`) trains so. *Frozen weights in int8* are those of linear layers, kept by torchao.",
+        "is close to what tensors alone take; a recipe with a limit (`memory`) trains so. *Frozen weights in int8*, where they were tried, are those of linear layers, kept by torchao.",
         "\n".join(lines),
     ]
 

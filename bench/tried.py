@@ -85,7 +85,8 @@ def one(name: str, variant: dict[str, Any]) -> dict[str, float]:
         for event in itertools.islice((e for e in loop if e["event"] == "step"), STEPS[name]):
             tokens += event["tokens"] if start else 0
             start = start or time.perf_counter()  # the first step makes what is made once
-        return {"bytes": high_water() - before, "seconds_per_token": (time.perf_counter() - start) / tokens}
+        seconds = (time.perf_counter() - start) / tokens
+        return {"bytes": high_water() - before, "seconds_per_token": seconds, "tokens": work.tokens}
 
 
 def rest_in_int8(model: torch.nn.Module) -> None:
