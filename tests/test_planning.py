@@ -164,7 +164,7 @@ def test_what_does_not_fit_says_what_would(
     limit = f"{found.limit // 1024}KB"
     rows.recipe = rows.recipe.updated({"memory": limit})
     chosen = planned.fitted(rows, lambda text: None)
-    assert chosen.gradient_checkpointing or chosen.batch.tokens < rows.recipe.batch.tokens
+    assert chosen.gradient_checkpointing or chosen.batch.tokens < micro_batch(rows.recipe, rows.head)
     assert chosen.batch.rows == rows.recipe.batch.rows and chosen.seed == rows.recipe.seed
     assert planned.fitted(rows, lambda text: None, before=chosen) == chosen, "a run that goes on keeps its choice"
     rows.recipe = rows.recipe.updated({"memory": "100MB"})
