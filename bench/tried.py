@@ -37,7 +37,7 @@ from tunesmith.run.build import device
 from tunesmith.run.carry_out import _work
 
 OUT = Path(__file__).parent / "tried.json"
-STEPS, ROUNDS = {"film-lora": 20, "chat-lora": 4}, {"film-lora": 3, "chat-lora": 1}
+STEPS, ROUNDS = {"film-lora": 40, "chat-lora": 4}, {"film-lora": 2, "chat-lora": 1}
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "longest row not first": {"later": True},
@@ -53,6 +53,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no cache of small pieces": {"tunables": "glibc.malloc.tcache_count=0"},
     "huge pages": {"tunables": "glibc.malloc.hugetlb=1"},
     "attention by PyTorch alone": {"attention": False},
+    "oneDNN's own limit of kernels": {
+        "variables": {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024", "LRU_CACHE_CAPACITY": "1024"}
+    },
     "torch.compile": {"compiled": True},
 }
 
@@ -102,7 +105,8 @@ LIMIT = 240
 
 def apart(name: str, label: str) -> dict[str, Any]:
     """The same in a process of its own; what failed, where it did."""
-    more = {"GLIBC_TUNABLES": VARIANTS[label]["tunables"]} if "tunables" in VARIANTS[label] else {}
+    variant = VARIANTS[label]
+    more = {"GLIBC_TUNABLES": variant["tunables"]} if "tunables" in variant else variant.get("variables", {})
     command = [sys.executable, __file__, "--one", name, label]
     try:
         done = subprocess.run(

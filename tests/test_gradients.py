@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import os
 import platform
 import subprocess
 import sys
@@ -531,3 +532,35 @@ def test_memory_that_is_kept_for_the_next_step_is_not_asked_for_again_and_under_
     pages, every_time = 20 * 2**24 / mmap.PAGESIZE, faults("give_back")
     assert every_time > 0.9 * pages
     assert faults("reuse") < 0.5 * every_time
+
+
+SHAPES = """
+import torch
+from tunesmith.engine.precision import pick
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1])
+
+torch.set_num_threads(1)
+pick("bf16", torch.device("cpu"))
+weight = torch.ones(64, 64, dtype=torch.bfloat16)
+torch.ones(1, 64, dtype=torch.bfloat16) @ weight
+before = resident()
+for rows in range(2, 602):
+    torch.ones(rows, 64, dtype=torch.bfloat16) @ weight
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory of the process as Linux tells it")
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN does not multiply in bf16 here")
+def test_kernels_of_long_past_lengths_are_not_kept_unless_the_environment_says_so() -> None:
+    def pages(kept: str | None) -> int:
+        settings = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+        variables = {n: v for n, v in os.environ.items() if n not in settings}
+        variables |= dict.fromkeys(settings, kept) if kept else {}
+        done = subprocess.run([sys.executable, "-c", SHAPES], capture_output=True, text=True, check=True, env=variables)
+        return int(done.stdout)
+
+    assert pages(None) < 0.4 * pages("1024")

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from ..errors import InputError
+from .memory import few_kernels
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -23,6 +24,7 @@ def pick(precision: Precision, device: torch.device) -> torch.dtype:
     Raises:
         InputError: bf16 was asked for on a device that does not have it.
     """
+    few_kernels()
     if precision == "fp32" or (precision == "auto" and device.type not in ("cpu", "cuda")):
         return torch.float32
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
