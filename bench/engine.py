@@ -5,7 +5,8 @@
 
 Every peer runs in an environment of its own, ``.venv-peers/NAME``, which the first call makes. All runs are children of
 this one process, one after the other and in turn, so that a slow minute of the machine meets all of them. Writes
-``bench/engine/CASE.json``; ``python bench/performance.py`` makes docs/performance.md of them.
+``bench/engine/CASE.json``, which holds the runs of every kind of processor that it was called on;
+``python bench/performance.py`` makes docs/performance.md of them.
 """
 
 from __future__ import annotations
@@ -240,7 +241,8 @@ def run(name: str, rounds: int, source: str | None) -> None:
 
     path = FOLDER / f"{name}.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"case": CASES[name], "runs": []}
-    done = {(r["peer"], r["settings"], r["seed"]) for r in known["runs"]}
+    here = processor()
+    done = {(r["peer"], r["settings"], r["seed"]) for r in known["runs"] if r["processor"] == here}
     with tempfile.TemporaryDirectory() as made:
         case = prepare(name, Path(made))
         known |= {
@@ -257,7 +259,7 @@ def run(name: str, rounds: int, source: str | None) -> None:
                 said = {
                     **one(peer, settings, case, seed, Path(made)),
                     "peak": peak(),
-                    "processor": processor(),
+                    "processor": here,
                     "commit": source,
                 }
                 known["runs"].append(said)

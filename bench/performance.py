@@ -182,23 +182,27 @@ def mark(found: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def case_parts(name: str, known: dict[str, Any]) -> list[str]:
-    """A case's heading, setting and table."""
+    """A case's heading and setting, and a table for each kind of processor that it ran on."""
     from tunesmith.models.bases import resolve
 
     case = known["case"]
-    commits = ", ".join(sorted({r["commit"] for r in known["runs"]}))
-    processors = "; ".join(sorted({r["processor"] for r in known["runs"]}))
-    rounds = len({r["seed"] for r in known["runs"]})
-    precisions = sorted(
-        {f"{NAMES[r['peer']]} {r['settings']} {r['dtype']}" for r in known["runs"] if r["peer"] != "tunesmith"}
-    )
-    return [
+    parts = [
         f"### {name}",
         f"{case['base']} on packaged:{case['rows']}, {case['count']:,} rows, at most {case['length']} tokens, steps of "
-        f"{case.get('batch', known['shared']['batch'])} rows; rounds: {rounds}; {known['cores']} cores of {processors}; commits {commits}. "
-        f"Precision: {', '.join(precisions)}.",
-        "\n".join(table(known, 4.0 * resolve(case["base"]).parameters)),
+        f"{case.get('batch', known['shared']['batch'])} rows.",
     ]
+    for processor in sorted({r["processor"] for r in known["runs"]}):
+        here = {**known, "runs": [r for r in known["runs"] if r["processor"] == processor]}
+        commits = ", ".join(sorted({r["commit"] for r in here["runs"]}))
+        rounds = len({r["seed"] for r in here["runs"]})
+        precisions = sorted(  # older runs of ours kept what was asked for, not what was taken
+            {f"{NAMES[r['peer']]} {r['settings']} {r['dtype']}" for r in here["runs"] if r["dtype"] != "auto"}
+        )
+        parts += [
+            f"**{known['cores']} cores of {processor}.** Rounds: {rounds}; commit {commits}. Precision: {', '.join(precisions)}.",
+            "\n".join(table(here, 4.0 * resolve(case["base"]).parameters)),
+        ]
+    return parts
 
 
 def start_parts() -> list[str]:

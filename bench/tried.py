@@ -73,6 +73,7 @@ class Later(Loop):
 def one(name: str, variant: dict[str, Any]) -> dict[str, float]:
     """Train a few steps in this process."""
     torch.set_num_threads(os.cpu_count() or 1)
+    memory.few_kernels()  # as a run does before its first product; here the machine's peak is measured before it
     {"all": memory.reuse, "nothing": memory.give_back, "glibc's": bool}[variant.get("keep", "all")]()
     if variant.get("attention") is False:
         quick.attends = lambda *_: False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import meter
@@ -81,7 +83,8 @@ def main() -> None:
         away = abs(own - meter.judged(model, tokenizer, given["valid"], given["length"]))
         if given["kind"] == "chat" and away > 0.01 * own:
             raise SystemExit(f"our validation loss, {own:.3f}, is {away:.3f} from what the judge of all peers says")
-    watch.tell(score=score, tokens=marks.tokens, dtype=str(run.results.get("run", {}).get("dtype", "auto")))
+    took = json.loads((Path(given["out"]) / "run" / "environment.json").read_text(encoding="utf-8"))["precision"]
+    watch.tell(score=score, tokens=marks.tokens, dtype={"float32": "fp32", "bfloat16": "bf16"}[took])
 
 
 libraries() if given.get("only_libraries") else main()
