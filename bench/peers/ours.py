@@ -70,6 +70,7 @@ def main() -> None:
         optimizer=["clip_norm", {"adamw": {"lr": given["rate"], "weight_decay": 0.0}}], **techniques[given["technique"]],
     )  # fmt: skip
     watch.end()
+    took = json.loads((Path(given["out"]) / "run" / "environment.json").read_text(encoding="utf-8"))["precision"]
     if given["kind"] == "classify":
         score = run.results["tuned"]["accuracy"]["value"]
     else:
@@ -80,10 +81,10 @@ def main() -> None:
         tokenizer = AutoTokenizer.from_pretrained(given["base"])
         score = -meter.judged(model, tokenizer, given["test"], given["length"])
         own = min(loss for _, loss in watch.said["curve"])
-        away = abs(own - meter.judged(model, tokenizer, given["valid"], given["length"]))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=took == "bfloat16"):
+            away = abs(own - meter.judged(model, tokenizer, given["valid"], given["length"]))
         if given["kind"] == "chat" and away > 0.01 * own:
             raise SystemExit(f"our validation loss, {own:.3f}, is {away:.3f} from what the judge of all peers says")
-    took = json.loads((Path(given["out"]) / "run" / "environment.json").read_text(encoding="utf-8"))["precision"]
     watch.tell(score=score, tokens=marks.tokens, dtype={"float32": "fp32", "bfloat16": "bf16"}[took])
 
 
