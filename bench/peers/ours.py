@@ -80,11 +80,11 @@ def main() -> None:
         model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(given["base"])
         score = -meter.judged(model, tokenizer, given["test"], given["length"])
-        own = min(loss for _, loss in watch.said["curve"])
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=took == "bfloat16"):
-            away = abs(own - meter.judged(model, tokenizer, given["valid"], given["length"]))
+        untuned = AutoModelForCausalLM.from_pretrained(given["base"], dtype=torch.float32)
+        own = run.results["before"]["base (zero-shot)"]["loss"]["value"]
+        away = abs(own - meter.judged(untuned, tokenizer, given["test"], given["length"]))
         if given["kind"] == "chat" and away > 0.01 * own:
-            raise SystemExit(f"our validation loss, {own:.3f}, is {away:.3f} from what the judge of all peers says")
+            raise SystemExit(f"our loss of the base, {own:.3f}, is {away:.3f} from what the judge of all peers says")
     watch.tell(score=score, tokens=marks.tokens, dtype={"float32": "fp32", "bfloat16": "bf16"}[took])
 
 
